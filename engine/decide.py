@@ -1,0 +1,190 @@
+"""The decision: pure, in the numbered order of DESIGN section 3. No clock, no I/O, no randomness."""
+
+from __future__ import annotations
+
+from engine import exemption
+from engine.challenge import INVALID_TOKEN, challenge
+from engine.clauses import Clause, Standing, best_standing, total
+from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow
+from engine.factors import Measured, measure
+from engine.facts import DeviceBlock, Facts, Posture, Staleness, Subject, TokenState
+from engine.plan import Plan
+from engine.rules import TenantRules
+
+_DEVICE_BLOCKS = {
+    DeviceBlock.REVOKED: Code.DEVICE_REVOKED,
+    DeviceBlock.QUARANTINED: Code.DEVICE_QUARANTINED,
+    DeviceBlock.NOT_EXCLUDED: Code.DEVICE_NOT_EXCLUDED,
+}
+_TOKEN_FAULTS = {TokenState.INVALID: Code.TOKEN_INVALID, TokenState.MISMATCH: Code.TOKEN_MISMATCH}
+
+
+def decide(facts: Facts, rules: TenantRules) -> Decision:
+    """May this subject do this now without step-up? Equal facts and rules always give the equal decision."""
+    # 1. Policies: all that match the action, added up; observed ones are decided beside them.
+    plan = rules.plan(facts.action, facts.posture)
+    decision = decide_by(facts, rules, plan)
+    if not plan.shadows:
+        return decision
+    shadows = []
+    for shadow in plan.shadows:
+        would_be = decide_by(facts, rules, shadow.plan)
+        shadows.append(Shadow(shadow.label, would_be.outcome, would_be.basis))
+    return _with_shadows(decision, tuple(shadows))
+
+
+def fail_safe(action: str, rules: TenantRules, code: Code) -> Decision:
+    """The answer where nothing could be looked up in time: step up to the tenant's top requirement."""
+    top = rules.top
+    requirement = Requirement((top.acr,) if top.acr else (), top.max_age_s, evidence=top.evidence)
+    plan = rules.plan(action, Posture.CRITICAL)
+    asked = challenge(requirement, plan, rules, Subject())
+    return Decision(
+        Outcome.STEP_UP, Basis.FAIL_SAFE, (Reason(code),), requirement, challenge=asked, policies=plan.policies
+    )
+
+
+def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
+    """Steps 2 to 6 by a given plan; observed policies are not looked at."""
+    # 2. Blocks: nothing lifts them.
+    blocks = block_reasons(facts)
+    if blocks:
+        invalid = any(
+            reason.code in (Code.SESSION_REVOKED, Code.TOKEN_INVALID, Code.TOKEN_MISMATCH) for reason in blocks
+        )
+        only_session = invalid and not any(reason.code is Code.SUBJECT_DISABLED for reason in blocks)
+        asked = INVALID_TOKEN if only_session else None
+        return Decision(Outcome.DENY, Basis.BLOCKED, blocks, challenge=asked, policies=plan.policies)
+
+    # 3. The requirement: base, triggers, posture, risk, staleness.
+    clauses, causes = required_clauses(facts, rules, plan)
+    requirement = total(clauses, facts)
+    if not clauses and facts.session.presented:
+        reasons = (*causes, Reason(Code.NOTHING_REQUIRED))
+        return Decision(Outcome.ALLOW, Basis.NOT_REQUIRED, reasons, policies=plan.policies)
+
+    # 4. Met by one single authentication. Without a session there is none.
+    held = facts.authentications if facts.session.presented else ()
+    standing = best_standing(clauses, held, facts, rules.order, rules.clock_skew_s)
+    achieved = standing.authentication.acr if standing.authentication else ""
+    measured = measure(facts, plan.thresholds, rules.order, rules.clock_skew_s) if plan.thresholds else ()
+    factors = tuple(Factor(factor.name, factor.passed, factor.score) for factor in measured)
+    if clauses and not standing.unmet:
+        met = (*causes, Reason(Code.REQUIREMENT_MET))
+        return Decision(
+            Outcome.ALLOW,
+            Basis.ASSURANCE_SATISFIED,
+            met,
+            requirement,
+            achieved,
+            policies=plan.policies,
+            factors=factors,
+        )
+
+    # 5. A grant that holds under every bound.
+    found, reasons = _exempt(facts, rules, plan, standing, measured, causes)
+    if found is not None:
+        return Decision(
+            Outcome.ALLOW,
+            Basis.EXEMPTION_GRANT,
+            reasons,
+            requirement,
+            achieved,
+            waived_acrs=tuple(dict.fromkeys(clause.acr for clause, _ in standing.unmet if clause.acr)),
+            grant=found,
+            policies=plan.policies,
+            factors=factors,
+        )
+
+    # 6. Otherwise the strongest available method.
+    untrusted_data = facts.data.staleness is Staleness.HARD or facts.data.behind
+    return Decision(
+        Outcome.STEP_UP,
+        Basis.FAIL_SAFE if untrusted_data else Basis.CHALLENGE,
+        reasons,
+        requirement,
+        achieved,
+        challenge=challenge(requirement, plan, rules, facts.subject),
+        policies=plan.policies,
+        factors=factors,
+    )
+
+
+def block_reasons(facts: Facts) -> tuple[Reason, ...]:
+    """Step 2: what denies, whatever else holds."""
+    reasons = []
+    if facts.subject.disabled:
+        reasons.append(Reason(Code.SUBJECT_DISABLED))
+    if facts.device.block is not DeviceBlock.NONE:
+        reasons.append(Reason(_DEVICE_BLOCKS[facts.device.block], facts.device.id))
+    if facts.session.revoked:
+        reasons.append(Reason(Code.SESSION_REVOKED))
+    if facts.session.token in _TOKEN_FAULTS:
+        reasons.append(Reason(_TOKEN_FAULTS[facts.session.token], facts.session.token_detail))
+    return tuple(reasons)
+
+
+def required_clauses(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[tuple[Clause, ...], tuple[Reason, ...]]:
+    """Step 3: every clause that applies, and why those beyond the base do."""
+    clauses = list(plan.clauses)
+    causes = [_cause(clause) for clause in plan.clauses if clause.cause is not None]
+    for triggers in plan.triggers:
+        data = triggers.language.activation(facts, triggers.folded.variables)
+        for index, truly in triggers.folded.evaluate(data):
+            clause = triggers.clauses[index]
+            clauses.append(clause)
+            causes.append(Reason(Code.TRIGGER_FIRED if truly else Code.TRIGGER_ERROR, clause.name))
+    for code in _top_causes(facts, rules):
+        clauses.append(rules.top_clause(code))
+        causes.append(Reason(code))
+    if not facts.session.presented:
+        causes.append(Reason(Code.SESSION_MISSING))
+    return tuple(clauses), tuple(causes)
+
+
+def _cause(clause: Clause) -> Reason:
+    assert clause.cause is not None
+    return Reason(clause.cause) if clause.cause is Code.NO_POLICY else Reason(clause.cause, clause.name)
+
+
+def _top_causes(facts: Facts, rules: TenantRules) -> list[Code]:
+    causes = []
+    ceiling = rules.risk_ceiling
+    if ceiling is not None and (facts.risk.score is None or facts.risk.score >= ceiling):
+        causes.append(Code.RISK_CEILING)
+    if facts.data.staleness is Staleness.HARD:
+        causes.append(Code.DATA_HARD_STALE)
+    if facts.data.behind:
+        causes.append(Code.BEHIND_MIN_REVISION)
+    return causes
+
+
+def _exempt(
+    facts: Facts,
+    rules: TenantRules,
+    plan: Plan,
+    standing: Standing,
+    measured: tuple[Measured, ...],
+    causes: tuple[Reason, ...],
+) -> tuple[str | None, tuple[Reason, ...]]:
+    """The grant's id, or None, with the reasons for either."""
+    found = exemption.find(facts, rules, plan, standing.unmet, measured, allowed=facts.session.presented)
+    unmet = tuple(Reason(code, clause.name) for clause, code in standing.unmet)
+    reasons = (*causes, *unmet, *found.reasons)
+    return (found.grant.id if found.grant is not None else None), tuple(dict.fromkeys(reasons))
+
+
+def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
+    return Decision(
+        decision.outcome,
+        decision.basis,
+        decision.reasons,
+        decision.requirement,
+        decision.achieved_acr,
+        decision.waived_acrs,
+        decision.challenge,
+        decision.grant,
+        decision.policies,
+        decision.factors,
+        shadows,
+    )

@@ -1,0 +1,160 @@
+"""Decision: what `decide` answers, complete enough to explain, record and compare with a replay."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from engine.facts import Evidence
+
+
+class Outcome(Enum):
+    """What the caller should do."""
+
+    ALLOW = "ALLOW"
+    STEP_UP = "STEP_UP"
+    DENY = "DENY"
+
+
+class Basis(Enum):
+    """What the outcome rests on."""
+
+    NOT_REQUIRED = "NOT_REQUIRED"
+    ASSURANCE_SATISFIED = "ASSURANCE_SATISFIED"
+    EXEMPTION_GRANT = "EXEMPTION_GRANT"
+    CHALLENGE = "CHALLENGE"
+    BLOCKED = "BLOCKED"
+    FAIL_SAFE = "FAIL_SAFE"
+
+
+class Code(Enum):
+    """Detailed reason codes. For the journal and for callers that may diagnose; never for the end user."""
+
+    # Step 1
+    NO_POLICY = "NO_POLICY"
+    # Step 2
+    SUBJECT_DISABLED = "SUBJECT_DISABLED"
+    DEVICE_REVOKED = "DEVICE_REVOKED"
+    DEVICE_QUARANTINED = "DEVICE_QUARANTINED"
+    DEVICE_NOT_EXCLUDED = "DEVICE_NOT_EXCLUDED"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105
+    TOKEN_MISMATCH = "TOKEN_MISMATCH"  # noqa: S105
+    # Step 3
+    TRIGGER_FIRED = "TRIGGER_FIRED"
+    # The condition could not be evaluated, which counts as fired.
+    TRIGGER_ERROR = "TRIGGER_ERROR"
+    POSTURE_REQUIRES = "POSTURE_REQUIRES"
+    RISK_CEILING = "RISK_CEILING"
+    SESSION_MISSING = "SESSION_MISSING"
+    DATA_HARD_STALE = "DATA_HARD_STALE"
+    BEHIND_MIN_REVISION = "BEHIND_MIN_REVISION"
+    DEADLINE = "DEADLINE"
+    NOTHING_REQUIRED = "NOTHING_REQUIRED"
+    # Step 4
+    REQUIREMENT_MET = "REQUIREMENT_MET"
+    NO_AUTHENTICATION = "NO_AUTHENTICATION"
+    ACR_UNMET = "ACR_UNMET"
+    AUTHENTICATION_TOO_OLD = "AUTHENTICATION_TOO_OLD"
+    AUTHENTICATION_IN_FUTURE = "AUTHENTICATION_IN_FUTURE"
+    AUTHENTICATED_BEFORE_EVENT = "AUTHENTICATED_BEFORE_EVENT"
+    EVIDENCE_NOT_VERIFIED = "EVIDENCE_NOT_VERIFIED"
+    SESSION_IDLE = "SESSION_IDLE"
+    # Step 5
+    GRANT_APPLIED = "GRANT_APPLIED"
+    NO_EXEMPTIONS = "NO_EXEMPTIONS"
+    EXEMPTIONS_OFF = "EXEMPTIONS_OFF"
+    POSTURE_FORBIDS = "POSTURE_FORBIDS"
+    DATA_SOFT_STALE = "DATA_SOFT_STALE"
+    JOURNAL_FULL = "JOURNAL_FULL"
+    NOT_WAIVABLE = "NOT_WAIVABLE"
+    NO_GRANT = "NO_GRANT"
+    GRANT_INACTIVE = "GRANT_INACTIVE"
+    GRANT_NOT_YET_VALID = "GRANT_NOT_YET_VALID"
+    GRANT_EXPIRED = "GRANT_EXPIRED"
+    GRANT_OTHER_ACTION = "GRANT_OTHER_ACTION"
+    GRANT_CONDITION = "GRANT_CONDITION"
+    CEILING_EXCEEDED = "CEILING_EXCEEDED"
+    RECOGNISED_CEILING_EXCEEDED = "RECOGNISED_CEILING_EXCEEDED"
+    GRANT_CEILING_EXCEEDED = "GRANT_CEILING_EXCEEDED"
+    IDENTITY_TOO_WEAK = "IDENTITY_TOO_WEAK"
+    DEVICE_NOT_TRUSTED = "DEVICE_NOT_TRUSTED"
+    DEVICE_REVALIDATION_DUE = "DEVICE_REVALIDATION_DUE"
+    SESSION_NOT_SOUND = "SESSION_NOT_SOUND"
+    RISK_TOO_HIGH = "RISK_TOO_HIGH"
+    SPOT_CHECK = "SPOT_CHECK"
+
+
+class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One reason, with the clause or grant it is about: `TRIGGER_FIRED payments/high-value`."""
+
+    code: Code
+    clause: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code.value} {self.clause}" if self.clause else self.code.value
+
+
+class Requirement(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """All clauses together: every acr, the shortest age, the latest event, the strictest evidence."""
+
+    acrs: tuple[str, ...] = ()
+    max_age_s: float | None = None
+    max_idle_s: float | None = None
+    authenticated_after: float | None = None
+    evidence: Evidence | None = None
+
+
+class Challenge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What to ask of the user. `invalid_token`: log in again (RFC 6750), instead of stepping up (RFC 9470)."""
+
+    # Method ids, strongest first.
+    methods: tuple[str, ...] = ()
+    # Acceptable acr values, preferred first.
+    acr_values: tuple[str, ...] = ()
+    max_age_s: int | None = None
+    invalid_token: bool = False
+
+
+class Check(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One measured value beside its threshold."""
+
+    name: str
+    passed: bool
+    measured: str
+    threshold: str
+
+
+class Factor(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One of identity, device, session, risk. `score`: see engine.factors; None if it could not be measured."""
+
+    name: str
+    passed: bool
+    score: float | None = None
+
+
+class Shadow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the answer would have been with an observed policy enforced."""
+
+    policy: str
+    outcome: Outcome
+    basis: Basis
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The answer. A grant never changes `achieved_acr`; what it waived is in `waived_acrs`."""
+
+    outcome: Outcome
+    basis: Basis
+    reasons: tuple[Reason, ...]
+    requirement: Requirement = Requirement()
+    achieved_acr: str = ""
+    waived_acrs: tuple[str, ...] = ()
+    challenge: Challenge | None = None
+    # Grant id.
+    grant: str = ""
+    # `name@version` of the policies that applied.
+    policies: tuple[str, ...] = ()
+    factors: tuple[Factor, ...] = ()
+    shadows: tuple[Shadow, ...] = ()

@@ -1,0 +1,119 @@
+"""Step 5: whether a grant lets the unmet clauses be skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from engine.clauses import Ceiling, Clause
+from engine.decision import Code, Reason
+from engine.factors import Measured, Thresholds
+from engine.facts import Binding, Facts, Grant, GrantScope, Staleness
+from engine.names import action_matches
+from engine.plan import Plan
+from engine.rules import TenantRules
+
+_NARROWEST_FIRST = {GrantScope.SUBJECT: 0, GrantScope.DEVICE: 1, GrantScope.ROLE: 2}
+
+
+class Exemption(NamedTuple):
+    """The grant that applies, or every reason why none does."""
+
+    grant: Grant | None
+    reasons: tuple[Reason, ...]
+
+
+def find(
+    facts: Facts,
+    rules: TenantRules,
+    plan: Plan,
+    unmet: Sequence[tuple[Clause, Code]],
+    measured: Sequence[Measured],
+    *,
+    allowed: bool = True,
+) -> Exemption:
+    """The narrowest grant for which everything holds. `allowed` is False where the requirement itself rules exemptions out."""
+    refusals = list(_general(facts, plan, allowed))
+    refusals += [Reason(Code.NOT_WAIVABLE, clause.name) for clause, _ in unmet if not clause.waivable]
+    thresholds = plan.thresholds
+    if refusals or thresholds is None:
+        return Exemption(None, tuple(refusals))
+    refusals += _ceilings(facts, rules, thresholds, unmet)
+    refusals += [Reason(code) for factor in measured for code in factor.refusals]
+    grants = sorted(facts.grants, key=lambda grant: (_NARROWEST_FIRST[grant.scope], grant.id))
+    if not grants:
+        refusals.append(Reason(Code.NO_GRANT))
+    applying: Grant | None = None
+    against: list[Reason] = []
+    for grant in grants:
+        code = refusal(grant, facts, rules, thresholds, unmet)
+        if code is None:
+            applying = grant
+            break
+        against.append(Reason(code, grant.id))
+    if refusals or applying is None:
+        return Exemption(None, (*refusals, *against))
+    return Exemption(applying, (Reason(Code.GRANT_APPLIED, applying.id),))
+
+
+def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
+    if facts.data.staleness is Staleness.SOFT:
+        yield Reason(Code.DATA_SOFT_STALE)
+    elif facts.data.staleness is Staleness.HARD:
+        yield Reason(Code.DATA_HARD_STALE)
+    if facts.data.behind:
+        yield Reason(Code.BEHIND_MIN_REVISION)
+    if facts.journal_full:
+        yield Reason(Code.JOURNAL_FULL)
+    if facts.exemptions_off:
+        yield Reason(Code.EXEMPTIONS_OFF)
+    if plan.no_exemption is not None:
+        yield Reason(plan.no_exemption)
+    elif not allowed:
+        yield Reason(Code.NO_EXEMPTIONS)
+
+
+def _ceilings(
+    facts: Facts, rules: TenantRules, thresholds: Thresholds, unmet: Sequence[tuple[Clause, Code]]
+) -> Iterable[Reason]:
+    for clause, _ in unmet:
+        if not _covered(clause, thresholds.ceilings, rules):
+            yield Reason(Code.CEILING_EXCEEDED, clause.name)
+        elif facts.device.binding is Binding.RECOGNISED and (
+            thresholds.recognised_ceilings is None or not _covered(clause, thresholds.recognised_ceilings, rules)
+        ):
+            yield Reason(Code.RECOGNISED_CEILING_EXCEEDED, clause.name)
+
+
+def _covered(clause: Clause, ceilings: Iterable[Ceiling], rules: TenantRules) -> bool:
+    return all(ceiling.covers(clause, rules.order) for ceiling in ceilings)
+
+
+def refusal(
+    grant: Grant, facts: Facts, rules: TenantRules, thresholds: Thresholds, unmet: Sequence[tuple[Clause, Code]]
+) -> Code | None:
+    """Why this grant does not apply, as far as the grant itself goes; None if it does. Valid from start_at (inclusive) to
+    expire_at (exclusive)."""
+    if not any(action_matches(pattern, facts.action) for pattern in grant.actions):
+        return Code.GRANT_OTHER_ACTION
+    if not grant.active:
+        return Code.GRANT_INACTIVE
+    if grant.start_at is not None and facts.now < grant.start_at:
+        return Code.GRANT_NOT_YET_VALID
+    if grant.expire_at is None or facts.now >= grant.expire_at:
+        return Code.GRANT_EXPIRED
+    ceiling = Ceiling(grant.ceiling_acr, grant.ceiling_max_age_s)
+    if not all(ceiling.covers(clause, rules.order) for clause, _ in unmet):
+        return Code.GRANT_CEILING_EXCEEDED
+    if grant.condition and not _condition_holds(grant, facts, rules):
+        return Code.GRANT_CONDITION
+    if grant.spot_draw < thresholds.spot_check_rate:
+        return Code.SPOT_CHECK
+    return None
+
+
+def _condition_holds(grant: Grant, facts: Facts, rules: TenantRules) -> bool:
+    condition = rules.grant_condition(grant.condition)
+    if condition is None:
+        return False
+    return condition.evaluate(rules.grant_language.activation(facts, condition.variables)) is True

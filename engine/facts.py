@@ -1,0 +1,203 @@
+"""Facts: everything one decision depends on, looked up and normalised, in one immutable value.
+
+`sidecar.gather` makes them, `engine.decide` reads them, the journal keeps them, and a replay decides on them again. They hold
+derived values only: no addresses, no tokens, no raw fingerprint. `None` means "not known", which is never favourable.
+
+Times are seconds since the Unix epoch, durations seconds, scores 0-100 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+# What a CEL condition can read from the request.
+Scalar = bool | int | float | str
+
+
+class Evidence(Enum):
+    """Whether a claim was proved (`verified`: by a token or key) or is the caller's word (`asserted`)."""
+
+    ASSERTED = "asserted"
+    VERIFIED = "verified"
+
+
+class Staleness(Enum):
+    """How far the data's age has passed the configured limits."""
+
+    FRESH = "fresh"
+    SOFT = "soft"
+    HARD = "hard"
+
+
+class Posture(Enum):
+    """The tenant's threat level, in rising order."""
+
+    LOW = "LOW"
+    ELEVATED = "ELEVATED"
+    HIGH = "HIGH"
+    CRITICAL = "CRITICAL"
+
+
+class Binding(Enum):
+    """How surely the request's device is one known for this subject."""
+
+    UNKNOWN = "unknown"
+    RECOGNISED = "recognised"
+    BOUND = "bound"
+
+
+class DeviceBlock(Enum):
+    """Whether a blocked device of the subject is in use. NOT_EXCLUDED: the evidence is too thin to rule one out."""
+
+    NONE = "none"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+    NOT_EXCLUDED = "not_excluded"
+
+
+class TokenState(Enum):
+    """What became of the request's token."""
+
+    ABSENT = "absent"
+    VERIFIED = "verified"
+    INVALID = "invalid"
+    MISMATCH = "mismatch"
+
+
+class GrantScope(Enum):
+    """Whom a grant is for, narrowest first."""
+
+    SUBJECT = "subject"
+    DEVICE = "device"
+    ROLE = "role"
+
+
+class Authentication(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One past authentication event. Its fields belong together."""
+
+    acr: str
+    # None: no usable time, infinitely old.
+    at: float | None = None
+    evidence: Evidence = Evidence.ASSERTED
+    amr: tuple[str, ...] = ()
+    issuer: str = ""
+
+
+class Data(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The data the decision rests on."""
+
+    epoch: int = 0
+    revision: int = 0
+    bulk_epoch: int = 0
+    bulk_revision: int = 0
+    # Since the control plane last confirmed it; None: not known.
+    age_s: float | None = None
+    staleness: Staleness = Staleness.HARD
+    # The caller's min_revision was not reached in time.
+    behind: bool = False
+
+
+class Subject(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The user as the control plane knows them, and the roles a verified token adds."""
+
+    known: bool = False
+    disabled: bool = False
+    roles: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    recovered_at: float | None = None
+    failed_attempts: int | None = None
+
+
+class Device(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The device in use, compared with those registered for the subject."""
+
+    # The request carried device evidence.
+    presented: bool = False
+    binding: Binding = Binding.UNKNOWN
+    # Registered id of the device it was found to be; empty if unknown.
+    id: str = ""
+    # 0-1: 1 for a key proof, the similarity for a fingerprint.
+    trust: float = 0.0
+    validated_at: float | None = None
+    # What past sessions proved on it.
+    authentications: tuple[Authentication, ...] = ()
+    block: DeviceBlock = DeviceBlock.NONE
+
+
+class Session(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The session in use."""
+
+    # The request names a session, by id or in a token.
+    presented: bool = False
+    revoked: bool = False
+    token: TokenState = TokenState.ABSENT
+    # From the closed set of sidecar.gather.tokens; empty if the token is fine or absent.
+    token_detail: str = ""
+    # A DPoP proof came with a token bound to its key, and both verified.
+    proved: bool = False
+    started_at: float | None = None
+    last_active_at: float | None = None
+
+
+class Signal(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A risk signal that applies to this request; `score` is already weighted by confidence."""
+
+    kind: str
+    score: float
+    source: str = ""
+
+
+class Risk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Risk per kind of signal and combined (engine.risk). None: could not be checked."""
+
+    score: float | None = None
+    network: float | None = None
+    asn: float | None = None
+    country: float | None = None
+    subject: float | None = None
+    device: float | None = None
+    session: float | None = None
+    signals: tuple[Signal, ...] = ()
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An exemption grant whose scope (subject, device or role) covers this request."""
+
+    id: str
+    scope: GrantScope
+    actions: tuple[str, ...]
+    ceiling_acr: str
+    ceiling_max_age_s: float
+    active: bool = False
+    start_at: float | None = None
+    # None: without end, which no grant may be; it does not apply.
+    expire_at: float | None = None
+    condition: str = ""
+    # 0-1, uniform, from a keyed hash of tenant, subject, device, grant and time bucket: a retry does not redraw.
+    spot_draw: float = 0.0
+
+
+class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """All of the above for one request at one instant."""
+
+    now: float
+    tenant: str
+    action: str
+    data: Data = Data()
+    posture: Posture = Posture.CRITICAL
+    posture_changed_at: float | None = None
+    # The kill switch.
+    exemptions_off: bool = False
+    # The journal is at its bound: no exemption may be granted that could not be recorded.
+    journal_full: bool = False
+    subject: Subject = Subject()
+    device: Device = Device()
+    session: Session = Session()
+    # Of the session, in the order given.
+    authentications: tuple[Authentication, ...] = ()
+    risk: Risk = Risk()
+    grants: tuple[Grant, ...] = ()
+    # Request values that conditions of this tenant read, by CEL name (`context.amount.value`). Absent ones are absent.
+    values: dict[str, Scalar] = {}

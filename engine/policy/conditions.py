@@ -1,0 +1,265 @@
+"""CEL conditions: which values they may read, compiling, and evaluating.
+
+Every value is a declared variable of a fixed type, so a misspelt name or a wrong comparison is refused when the policy is put.
+A value the request lacks is absent from the activation; CEL then answers ERROR unless the rest decides the condition alone.
+There is deliberately no way to ask whether a value is present: three-valued logic without that test is monotone, so leaving
+something out of a request can make a condition fire but never stop it from firing (docs/adr/0002-missing-values-fire.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from cel_expr_python import cel
+
+from engine.facts import Binding, Facts, Scalar, TokenState
+from engine.policy.source import Problem
+
+MAX_CONDITION_CHARS = 2000
+# A condition may iterate once, over roles or a literal list; nesting would let one policy eat the decision's time budget.
+_MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
+_PRESENCE = re.compile(r"\bhas\s*\(")
+_DIAGNOSTIC = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]+)")
+_FOLD_BITS = 60
+
+BOOL, DOUBLE, INT, STRING = "bool", "double", "int", "string"
+_TYPES = {BOOL: cel.Type.BOOL, DOUBLE: cel.Type.DOUBLE, INT: cel.Type.INT, STRING: cel.Type.STRING}
+
+
+class Variable(NamedTuple):
+    """A value conditions can read. `read` returns None where it is not known."""
+
+    name: str
+    type: Any
+    read: Callable[[Facts], Any]
+    meaning: str
+
+
+def _from_request(name: str, kind: str) -> Callable[[Facts], Any]:
+    def read(facts: Facts) -> Any:
+        return convert(facts.values.get(name), kind)
+
+    return read
+
+
+def _device(read: Callable[[Facts], Any]) -> Callable[[Facts], Any]:
+    """A request without any device evidence knows nothing of a device, not even that it is unknown."""
+
+    def read_presented(facts: Facts) -> Any:
+        return read(facts) if facts.device.presented else None
+
+    return read_presented
+
+
+def _session(read: Callable[[Facts], Any]) -> Callable[[Facts], Any]:
+    def read_presented(facts: Facts) -> Any:
+        return read(facts) if facts.session.presented else None
+
+    return read_presented
+
+
+def _since(facts: Facts, at: float | None) -> float | None:
+    return None if at is None else facts.now - at
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("action.name", cel.Type.STRING, lambda f: f.action, "the action asked about"),
+    Variable("subject.known", cel.Type.BOOL, lambda f: f.subject.known, "the control plane knows the subject"),
+    Variable(
+        "subject.roles",
+        cel.Type.List(cel.Type.STRING),
+        lambda f: list(f.subject.roles),
+        "roles from the synced subject and a verified token",
+    ),
+    Variable(
+        "subject.failed_attempts", cel.Type.INT, lambda f: f.subject.failed_attempts, "failures since the last success"
+    ),
+    Variable(
+        "device.known", cel.Type.BOOL, _device(lambda f: f.device.binding is not Binding.UNKNOWN), "bound or recognised"
+    ),
+    Variable(
+        "device.bound", cel.Type.BOOL, _device(lambda f: f.device.binding is Binding.BOUND), "a key proof came with it"
+    ),
+    Variable("device.trust", cel.Type.DOUBLE, _device(lambda f: f.device.trust), "0-1"),
+    Variable(
+        "device.validated_age_s",
+        cel.Type.DOUBLE,
+        _device(lambda f: _since(f, f.device.validated_at)),
+        "since a strong authentication confirmed the device",
+    ),
+    Variable(
+        "session.age_s", cel.Type.DOUBLE, _session(lambda f: _since(f, f.session.started_at)), "since the session began"
+    ),
+    Variable("session.idle_s", cel.Type.DOUBLE, _session(lambda f: _since(f, f.session.last_active_at)), "inactivity"),
+    Variable(
+        "session.verified", cel.Type.BOOL, _session(lambda f: f.session.token is TokenState.VERIFIED), "a valid token"
+    ),
+    Variable("session.proved", cel.Type.BOOL, _session(lambda f: f.session.proved), "with a DPoP proof"),
+    Variable("risk.score", cel.Type.DOUBLE, lambda f: f.risk.score, "0-100, all kinds combined"),
+    Variable("risk.network", cel.Type.DOUBLE, lambda f: f.risk.network, "0-100, of the address"),
+    Variable("risk.asn", cel.Type.DOUBLE, lambda f: f.risk.asn, "0-100"),
+    Variable("risk.country", cel.Type.DOUBLE, lambda f: f.risk.country, "0-100"),
+    Variable("risk.subject", cel.Type.DOUBLE, lambda f: f.risk.subject, "0-100"),
+    Variable("risk.device", cel.Type.DOUBLE, lambda f: f.risk.device, "0-100"),
+    Variable("risk.session", cel.Type.DOUBLE, lambda f: f.risk.session, "0-100"),
+    Variable(
+        "context.amount.value", cel.Type.DOUBLE, _from_request("context.amount.value", DOUBLE), "amount in whole units"
+    ),
+    Variable("context.amount.currency", cel.Type.STRING, _from_request("context.amount.currency", STRING), "ISO 4217"),
+    Variable("context.asn", cel.Type.INT, _from_request("context.asn", INT), "AS number of the client"),
+    Variable("context.country", cel.Type.STRING, _from_request("context.country", STRING), "ISO 3166-1 of the client"),
+    Variable("resource.type", cel.Type.STRING, _from_request("resource.type", STRING), "AuthZEN resource type"),
+    Variable("resource.id", cel.Type.STRING, _from_request("resource.id", STRING), "AuthZEN resource id"),
+    Variable("now", cel.Type.TIMESTAMP, lambda f: datetime.fromtimestamp(f.now, UTC), "time of the decision"),
+)
+_BUILT_IN = {variable.name: variable for variable in VARIABLES}
+REQUEST_VARIABLES = frozenset(v.name for v in VARIABLES if v.name.startswith(("context.", "resource.")))
+
+
+def convert(value: Scalar | None, kind: str) -> Scalar | None:
+    """A request value as the declared type, or None where it does not fit: a wrong type is a missing value."""
+    if kind == STRING:
+        return value if isinstance(value, str) else None
+    if kind == BOOL:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if kind == DOUBLE:
+        return float(value)
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else None
+
+
+class Condition:
+    """A compiled boolean condition. `variables`: the names it may read (a superset)."""
+
+    __slots__ = ("_expression", "source", "variables")
+
+    def __init__(self, source: str, expression: Any, variables: frozenset[str]) -> None:
+        self.source = source
+        self.variables = variables
+        self._expression = expression
+
+    def evaluate(self, data: Mapping[str, Any]) -> bool | None:
+        """True, False, or None if it cannot be told (a missing value, a run-time fault, a spent budget)."""
+        try:
+            value = self._expression.eval(data=data).value()
+        except RuntimeError:
+            return None
+        return value if isinstance(value, bool) else None
+
+
+class Folded:
+    """Several conditions as one expression: bit i of the answer is condition i. One evaluation costs little more than one alone.
+
+    Where a value is missing the whole expression is an ERROR, and the conditions are evaluated one by one.
+    """
+
+    __slots__ = ("_masks", "conditions", "variables")
+
+    def __init__(self, conditions: tuple[Condition, ...], environment: Any) -> None:
+        self.conditions = conditions
+        self.variables = (
+            frozenset().union(*(condition.variables for condition in conditions)) if conditions else frozenset()
+        )
+        self._masks: list[tuple[int, Any]] = []
+        for start in range(0, len(conditions), _FOLD_BITS):
+            run = conditions[start : start + _FOLD_BITS]
+            source = " + ".join(f"(({condition.source}\n) ? {1 << bit} : 0)" for bit, condition in enumerate(run))
+            self._masks.append((start, environment.compile(source)))
+
+    def evaluate(self, data: Mapping[str, Any]) -> list[tuple[int, bool]]:
+        """The conditions that count as fired: (index, it really was true). Errors count as fired, with False."""
+        fired: list[tuple[int, bool]] = []
+        for start, expression in self._masks:
+            try:
+                mask = expression.eval(data=data).value()
+            except RuntimeError:
+                mask = None
+            if type(mask) is int:
+                index = start
+                while mask:
+                    if mask & 1:
+                        fired.append((index, True))
+                    mask >>= 1
+                    index += 1
+            else:
+                self._one_by_one(start, data, fired)
+        return fired
+
+    def _one_by_one(self, start: int, data: Mapping[str, Any], fired: list[tuple[int, bool]]) -> None:
+        for index in range(start, min(start + _FOLD_BITS, len(self.conditions))):
+            verdict = self.conditions[index].evaluate(data)
+            if verdict is not False:
+                fired.append((index, verdict is True))
+
+
+class Language:
+    """The variables one policy's conditions can read: the built-in ones and the request attributes it declares."""
+
+    __slots__ = ("_environment", "_readers", "attributes")
+
+    def __init__(self, attributes: Mapping[str, str] | None = None) -> None:
+        self.attributes = dict(attributes or {})
+        self._readers: dict[str, Callable[[Facts], Any]] = {name: variable.read for name, variable in _BUILT_IN.items()}
+        types = {name: variable.type for name, variable in _BUILT_IN.items()}
+        for name, kind in self.attributes.items():
+            types[f"context.{name}"] = _TYPES[kind]
+            self._readers[f"context.{name}"] = _from_request(f"context.{name}", kind)
+        self._environment = cel.NewEnv(variables=types)
+
+    def compile(self, source: str) -> Condition:
+        """Type-checks one condition. Raises ConditionError with positions inside `source`."""
+        if len(source) > MAX_CONDITION_CHARS:
+            raise ConditionError([Problem(0, 0, "", f"longer than {MAX_CONDITION_CHARS} characters")])
+        if len(_MACRO.findall(source)) > 1:
+            raise ConditionError([Problem(0, 0, "", "may iterate (all, exists, exists_one, map, filter) only once")])
+        if _PRESENCE.search(source):
+            raise ConditionError(
+                [Problem(0, 0, "", "has() is not available: a missing value makes the condition fire")]
+            )
+        try:
+            expression = self._environment.compile(source)
+        except RuntimeError as error:
+            raise ConditionError(_diagnostics(str(error))) from None
+        kind = expression.return_type()
+        if kind != cel.Type.BOOL:
+            raise ConditionError([Problem(1, 1, "", f"must be true or false, but is of type {kind.name().lower()}")])
+        return Condition(source, expression, self._named_in(source))
+
+    def _named_in(self, source: str) -> frozenset[str]:
+        """The variables a condition may read. Text inside string literals counts too, which does no harm."""
+        return frozenset(name for name in self._readers if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", source))
+
+    def fold(self, conditions: Iterable[Condition]) -> Folded:
+        """Several of this language's conditions in one expression."""
+        return Folded(tuple(conditions), self._environment)
+
+    def activation(self, facts: Facts, variables: Iterable[str]) -> dict[str, Any]:
+        """The values of `variables` that are known."""
+        data = {}
+        for name in variables:
+            value = self._readers[name](facts)
+            if value is not None:
+                data[name] = value
+        return data
+
+
+class ConditionError(Exception):
+    """A condition that does not compile; positions count from 1 within the condition."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = problems
+
+
+def _diagnostics(text: str) -> list[Problem]:
+    text = text.replace(" (in container '')", "").replace(" [INVALID_ARGUMENT]", "")
+    found = [
+        Problem(int(line), int(column), "", message.strip()) for line, column, message in _DIAGNOSTIC.findall(text)
+    ]
+    # The checker repeats itself with *error* types once something is wrong.
+    telling = [problem for problem in found if "*error*" not in problem.message]
+    return telling or found or [Problem(1, 1, "", text.splitlines()[0] if text else "does not compile")]

@@ -1,0 +1,435 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Collection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COLLECTION_UNSPECIFIED: _ClassVar[Collection]
+    COLLECTION_POLICIES: _ClassVar[Collection]
+    COLLECTION_GRANTS: _ClassVar[Collection]
+    COLLECTION_SUBJECTS: _ClassVar[Collection]
+    COLLECTION_DEVICE_STATES: _ClassVar[Collection]
+    COLLECTION_REVOKED_SESSIONS: _ClassVar[Collection]
+    COLLECTION_KEYS: _ClassVar[Collection]
+    COLLECTION_POSTURES: _ClassVar[Collection]
+    COLLECTION_SETTINGS: _ClassVar[Collection]
+    COLLECTION_DEVICES: _ClassVar[Collection]
+    COLLECTION_SIGNALS: _ClassVar[Collection]
+
+class Lane(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LANE_UNSPECIFIED: _ClassVar[Lane]
+    LANE_URGENT: _ClassVar[Lane]
+    LANE_BULK: _ClassVar[Lane]
+
+class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
+    EVIDENCE_ASSERTED: _ClassVar[Evidence]
+    EVIDENCE_VERIFIED: _ClassVar[Evidence]
+
+class GrantState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GRANT_STATE_UNSPECIFIED: _ClassVar[GrantState]
+    GRANT_STATE_ACTIVE: _ClassVar[GrantState]
+    GRANT_STATE_SUSPENDED: _ClassVar[GrantState]
+    GRANT_STATE_REVOKED: _ClassVar[GrantState]
+
+class SubjectState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUBJECT_STATE_UNSPECIFIED: _ClassVar[SubjectState]
+    SUBJECT_STATE_ACTIVE: _ClassVar[SubjectState]
+    SUBJECT_STATE_DISABLED: _ClassVar[SubjectState]
+
+class DeviceTrust(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEVICE_TRUST_UNSPECIFIED: _ClassVar[DeviceTrust]
+    DEVICE_TRUST_ACTIVE: _ClassVar[DeviceTrust]
+    DEVICE_TRUST_QUARANTINED: _ClassVar[DeviceTrust]
+    DEVICE_TRUST_REVOKED: _ClassVar[DeviceTrust]
+
+class KeyKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KEY_KIND_UNSPECIFIED: _ClassVar[KeyKind]
+    KEY_KIND_ISSUER: _ClassVar[KeyKind]
+    KEY_KIND_FINGERPRINT: _ClassVar[KeyKind]
+    KEY_KIND_TENANT: _ClassVar[KeyKind]
+
+class PostureLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POSTURE_LEVEL_UNSPECIFIED: _ClassVar[PostureLevel]
+    POSTURE_LEVEL_LOW: _ClassVar[PostureLevel]
+    POSTURE_LEVEL_ELEVATED: _ClassVar[PostureLevel]
+    POSTURE_LEVEL_HIGH: _ClassVar[PostureLevel]
+    POSTURE_LEVEL_CRITICAL: _ClassVar[PostureLevel]
+
+class SignalKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIGNAL_KIND_UNSPECIFIED: _ClassVar[SignalKind]
+    SIGNAL_KIND_IP: _ClassVar[SignalKind]
+    SIGNAL_KIND_ASN: _ClassVar[SignalKind]
+    SIGNAL_KIND_COUNTRY: _ClassVar[SignalKind]
+    SIGNAL_KIND_SUBJECT: _ClassVar[SignalKind]
+    SIGNAL_KIND_DEVICE: _ClassVar[SignalKind]
+    SIGNAL_KIND_SESSION: _ClassVar[SignalKind]
+COLLECTION_UNSPECIFIED: Collection
+COLLECTION_POLICIES: Collection
+COLLECTION_GRANTS: Collection
+COLLECTION_SUBJECTS: Collection
+COLLECTION_DEVICE_STATES: Collection
+COLLECTION_REVOKED_SESSIONS: Collection
+COLLECTION_KEYS: Collection
+COLLECTION_POSTURES: Collection
+COLLECTION_SETTINGS: Collection
+COLLECTION_DEVICES: Collection
+COLLECTION_SIGNALS: Collection
+LANE_UNSPECIFIED: Lane
+LANE_URGENT: Lane
+LANE_BULK: Lane
+EVIDENCE_UNSPECIFIED: Evidence
+EVIDENCE_ASSERTED: Evidence
+EVIDENCE_VERIFIED: Evidence
+GRANT_STATE_UNSPECIFIED: GrantState
+GRANT_STATE_ACTIVE: GrantState
+GRANT_STATE_SUSPENDED: GrantState
+GRANT_STATE_REVOKED: GrantState
+SUBJECT_STATE_UNSPECIFIED: SubjectState
+SUBJECT_STATE_ACTIVE: SubjectState
+SUBJECT_STATE_DISABLED: SubjectState
+DEVICE_TRUST_UNSPECIFIED: DeviceTrust
+DEVICE_TRUST_ACTIVE: DeviceTrust
+DEVICE_TRUST_QUARANTINED: DeviceTrust
+DEVICE_TRUST_REVOKED: DeviceTrust
+KEY_KIND_UNSPECIFIED: KeyKind
+KEY_KIND_ISSUER: KeyKind
+KEY_KIND_FINGERPRINT: KeyKind
+KEY_KIND_TENANT: KeyKind
+POSTURE_LEVEL_UNSPECIFIED: PostureLevel
+POSTURE_LEVEL_LOW: PostureLevel
+POSTURE_LEVEL_ELEVATED: PostureLevel
+POSTURE_LEVEL_HIGH: PostureLevel
+POSTURE_LEVEL_CRITICAL: PostureLevel
+SIGNAL_KIND_UNSPECIFIED: SignalKind
+SIGNAL_KIND_IP: SignalKind
+SIGNAL_KIND_ASN: SignalKind
+SIGNAL_KIND_COUNTRY: SignalKind
+SIGNAL_KIND_SUBJECT: SignalKind
+SIGNAL_KIND_DEVICE: SignalKind
+SIGNAL_KIND_SESSION: SignalKind
+
+class Authentication(_message.Message):
+    __slots__ = ("acr", "amr", "auth_time", "issuer")
+    ACR_FIELD_NUMBER: _ClassVar[int]
+    AMR_FIELD_NUMBER: _ClassVar[int]
+    AUTH_TIME_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    acr: str
+    amr: _containers.RepeatedScalarFieldContainer[str]
+    auth_time: _timestamp_pb2.Timestamp
+    issuer: str
+    def __init__(self, acr: _Optional[str] = ..., amr: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issuer: _Optional[str] = ...) -> None: ...
+
+class Requirement(_message.Message):
+    __slots__ = ("acr", "max_age", "evidence")
+    ACR_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    acr: str
+    max_age: _duration_pb2.Duration
+    evidence: Evidence
+    def __init__(self, acr: _Optional[str] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, str]] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("name", "document", "source", "version", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    document: str
+    source: str
+    version: int
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., document: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Grant(_message.Message):
+    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CEILING_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: GrantState
+    subject: str
+    role: str
+    device: str
+    actions: _containers.RepeatedScalarFieldContainer[str]
+    start_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    ceiling: Requirement
+    condition: str
+    reason: str
+    owner: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Subject(_message.Message):
+    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    RECOVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: SubjectState
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    recover_time: _timestamp_pb2.Timestamp
+    failed_attempts: int
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications")
+    class ComponentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    JKT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    AUTHENTICATIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    components: _containers.ScalarMap[str, bytes]
+    versions: _containers.ScalarMap[str, int]
+    key_id: str
+    jkt: str
+    create_time: _timestamp_pb2.Timestamp
+    validate_time: _timestamp_pb2.Timestamp
+    authentications: _containers.RepeatedCompositeFieldContainer[Authentication]
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., components: _Optional[_Mapping[str, bytes]] = ..., versions: _Optional[_Mapping[str, int]] = ..., key_id: _Optional[str] = ..., jkt: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., validate_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authentications: _Optional[_Iterable[_Union[Authentication, _Mapping]]] = ...) -> None: ...
+
+class DeviceState(_message.Message):
+    __slots__ = ("name", "subject", "trust", "reason", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    trust: DeviceTrust
+    reason: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., trust: _Optional[_Union[DeviceTrust, str]] = ..., reason: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RevokedSession(_message.Message):
+    __slots__ = ("name", "subject", "reason", "revoke_time", "expire_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REVOKE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    reason: str
+    revoke_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., reason: _Optional[str] = ..., revoke_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Key(_message.Message):
+    __slots__ = ("name", "kind", "issuer", "jwk", "secret", "start_time", "expire_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    JWK_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: KeyKind
+    issuer: str
+    jwk: str
+    secret: bytes
+    start_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[KeyKind, str]] = ..., issuer: _Optional[str] = ..., jwk: _Optional[str] = ..., secret: _Optional[bytes] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Posture(_message.Message):
+    __slots__ = ("name", "level", "exemptions_off", "reason", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    EXEMPTIONS_OFF_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    level: PostureLevel
+    exemptions_off: bool
+    reason: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., level: _Optional[_Union[PostureLevel, str]] = ..., exemptions_off: _Optional[bool] = ..., reason: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Issuer(_message.Message):
+    __slots__ = ("issuer", "audiences", "max_acrs", "algorithms")
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ACRS_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
+    issuer: str
+    audiences: _containers.RepeatedScalarFieldContainer[str]
+    max_acrs: _containers.RepeatedScalarFieldContainer[str]
+    algorithms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, issuer: _Optional[str] = ..., audiences: _Optional[_Iterable[str]] = ..., max_acrs: _Optional[_Iterable[str]] = ..., algorithms: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AcrEdge(_message.Message):
+    __slots__ = ("higher", "lower")
+    HIGHER_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    higher: str
+    lower: str
+    def __init__(self, higher: _Optional[str] = ..., lower: _Optional[str] = ...) -> None: ...
+
+class Method(_message.Message):
+    __slots__ = ("id", "acr", "amr", "rank")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACR_FIELD_NUMBER: _ClassVar[int]
+    AMR_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    acr: str
+    amr: _containers.RepeatedScalarFieldContainer[str]
+    rank: int
+    def __init__(self, id: _Optional[str] = ..., acr: _Optional[str] = ..., amr: _Optional[_Iterable[str]] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class FingerprintComponent(_message.Message):
+    __slots__ = ("id", "kind", "weight", "must_match", "max_rise")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[FingerprintComponent.Kind]
+        KIND_EXACT: _ClassVar[FingerprintComponent.Kind]
+        KIND_VERSION: _ClassVar[FingerprintComponent.Kind]
+    KIND_UNSPECIFIED: FingerprintComponent.Kind
+    KIND_EXACT: FingerprintComponent.Kind
+    KIND_VERSION: FingerprintComponent.Kind
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MUST_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_RISE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: FingerprintComponent.Kind
+    weight: int
+    must_match: bool
+    max_rise: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
+
+class Settings(_message.Message):
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
+    ISSUERS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    TOP_REQUIREMENT_FIELD_NUMBER: _ClassVar[int]
+    RISK_CEILING_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
+    issuers: _containers.RepeatedCompositeFieldContainer[Issuer]
+    methods: _containers.RepeatedCompositeFieldContainer[Method]
+    fingerprint: _containers.RepeatedCompositeFieldContainer[FingerprintComponent]
+    min_similarity: float
+    top_requirement: Requirement
+    risk_ceiling: int
+    clock_skew: _duration_pb2.Duration
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Signal(_message.Message):
+    __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: SignalKind
+    value: str
+    source: str
+    score: int
+    confidence: int
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[SignalKind, str]] = ..., value: _Optional[str] = ..., source: _Optional[str] = ..., score: _Optional[int] = ..., confidence: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Resource(_message.Message):
+    __slots__ = ("policy", "grant", "subject", "device_state", "revoked_session", "key", "posture", "settings", "device", "signal")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_SESSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSTURE_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    grant: Grant
+    subject: Subject
+    device_state: DeviceState
+    revoked_session: RevokedSession
+    key: Key
+    posture: Posture
+    settings: Settings
+    device: Device
+    signal: Signal
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., subject: _Optional[_Union[Subject, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., revoked_session: _Optional[_Union[RevokedSession, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., posture: _Optional[_Union[Posture, _Mapping]] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
+
+class Revision(_message.Message):
+    __slots__ = ("epoch", "revision")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    revision: int
+    def __init__(self, epoch: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...

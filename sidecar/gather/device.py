@@ -1,0 +1,234 @@
+"""Which of the subject's devices is in use, and whether a blocked one might be.
+
+Recognition looks at every device registered for the subject, whatever id the request names: leaving the id out must not lead
+to a kinder answer. An id counts by itself only for a device registered without components. A blocked device counts as in
+use unless the evidence rules it out (docs/adr/0003-blocked-devices.md).
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import NamedTuple
+
+from cachetools import LRUCache
+from google.protobuf.message import DecodeError
+from sidestep.v1 import resources_pb2
+
+from engine.facts import Authentication, Binding, Device, DeviceBlock, Evidence
+from engine.fingerprint import Catalogue, Kind, Observed
+from engine.names import Collection
+from sidecar.gather.tenant import Secret, Tenant, moment
+from sidecar.store.view import ReadView
+
+HASH_BYTES = 16
+# Trust in a device that was registered without components and is named by its id alone.
+ID_ONLY_TRUST = 0.5
+_MAX_VERSION = 2**32 - 1
+_NOTHING_SEEN = Observed({}, {})
+_BLOCKS = {
+    resources_pb2.DEVICE_TRUST_REVOKED: DeviceBlock.REVOKED,
+}
+
+
+class Profile(NamedTuple):
+    """A registered device, parsed."""
+
+    id: str
+    subject: str
+    registered: Observed
+    key_id: str
+    jkt: str
+    validated_at: float | None
+    authentications: tuple[Authentication, ...]
+
+    @property
+    def bare(self) -> bool:
+        """Registered without components: its id is all there is to compare."""
+        return not self.registered.components and not self.registered.versions
+
+
+class DeviceEvidence(NamedTuple):
+    """What the request shows of a device. `jkt`: the key whose possession was proved, empty if none."""
+
+    id: str
+    fingerprint: dict[str, str]
+    jkt: str
+
+    @property
+    def presented(self) -> bool:
+        """Whether it shows anything."""
+        return bool(self.id or self.fingerprint or self.jkt)
+
+
+class _Match(NamedTuple):
+    bound: bool
+    similarity: float
+    excluded: bool
+
+
+class DeviceRecogniser:
+    """Compares devices. One per worker loop; caches parsed profiles and hashed components; not thread-safe."""
+
+    def __init__(self, profiles: int = 4096, hashes: int = 8192) -> None:
+        self._profiles: LRUCache[tuple[str, bytes], Profile] = LRUCache(profiles)
+        self._hashes: LRUCache[tuple[bytes, str, str], bytes] = LRUCache(hashes)
+
+    def recognise(
+        self, view: ReadView, tenant_id: str, tenant: Tenant, subject: str, shown: DeviceEvidence, now: float
+    ) -> Device:
+        """The device in use, as facts."""
+        blocked = view.blocked_devices(tenant_id, subject)
+        ids = view.subject_devices(tenant_id, subject) if shown.presented or blocked else []
+        if not ids and not blocked:
+            return Device(presented=shown.presented)
+        seen: dict[str, Observed] = {}
+        best: Profile | None = None
+        best_rank = (False, 0.0)
+        matches: dict[str, _Match] = {}
+        for device_id in ids:
+            profile = self._profile(view, tenant_id, device_id)
+            if profile is None or profile.subject != subject:
+                continue
+            match = self._match(profile, tenant, shown, seen, now)
+            matches[device_id] = match
+            if device_id in blocked:
+                continue
+            rank = (match.bound, match.similarity)
+            if rank > best_rank and (match.bound or match.similarity >= self._least(profile, tenant)):
+                best, best_rank = profile, rank
+        block, blocked_id = self._block(view, tenant_id, shown, blocked, matches, best_rank[0])
+        if block is not DeviceBlock.NONE:
+            return Device(presented=shown.presented, id=blocked_id, block=block)
+        if best is None:
+            return Device(presented=shown.presented)
+        return Device(
+            presented=True,
+            binding=Binding.BOUND if best_rank[0] else Binding.RECOGNISED,
+            id=best.id,
+            trust=1.0 if best_rank[0] else best_rank[1],
+            validated_at=best.validated_at,
+            authentications=best.authentications,
+        )
+
+    def _least(self, profile: Profile, tenant: Tenant) -> float:
+        return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
+
+    def _match(
+        self, profile: Profile, tenant: Tenant, shown: DeviceEvidence, seen: dict[str, Observed], now: float
+    ) -> _Match:
+        if profile.jkt and profile.jkt == shown.jkt:
+            return _Match(True, 1.0, False)
+        if profile.bare:
+            same = shown.id == profile.id
+            return _Match(False, ID_ONLY_TRUST if same and not profile.jkt else 0.0, bool(shown.id) and not same)
+        secret = tenant.fingerprint_keys.get(profile.key_id)
+        if secret is None or not secret.usable(now):
+            # Without its key a profile can neither be recognised nor ruled out.
+            return _Match(False, 0.0, False)
+        if profile.key_id not in seen:
+            seen[profile.key_id] = self._observe(shown.fingerprint, tenant.catalogue, secret)
+        comparison = tenant.catalogue.compare(profile.registered, seen[profile.key_id])
+        return _Match(False, comparison.similarity, comparison.excluded)
+
+    def _block(
+        self,
+        view: ReadView,
+        tenant_id: str,
+        shown: DeviceEvidence,
+        blocked: list[str],
+        matches: dict[str, _Match],
+        bound_elsewhere: bool,
+    ) -> tuple[DeviceBlock, str]:
+        """The gravest block that the evidence does not rule out."""
+        found, found_id = DeviceBlock.NONE, ""
+        for device_id in blocked:
+            match = matches.get(device_id) or _Match(False, 0.0, bool(shown.id) and shown.id != device_id)
+            if not match.bound and (bound_elsewhere or match.excluded):
+                continue
+            likely = match.bound or match.similarity > 0.0 or shown.id == device_id
+            block = self._standing(view, tenant_id, device_id) if likely else DeviceBlock.NOT_EXCLUDED
+            if block is DeviceBlock.REVOKED:
+                return block, device_id
+            if found is not DeviceBlock.QUARANTINED:
+                found, found_id = block, device_id
+        return found, found_id
+
+    def _standing(self, view: ReadView, tenant_id: str, device_id: str) -> DeviceBlock:
+        value = view.get(Collection.DEVICE_STATES, tenant_id, device_id)
+        state = resources_pb2.DeviceState()
+        if value is not None:
+            state.ParseFromString(value)
+        return _BLOCKS.get(state.trust, DeviceBlock.QUARANTINED)
+
+    def _profile(self, view: ReadView, tenant_id: str, device_id: str) -> Profile | None:
+        value = view.get(Collection.DEVICES, tenant_id, device_id)
+        if value is None:
+            return None
+        key = (device_id, value)
+        profile = self._profiles.get(key)
+        if profile is None:
+            try:
+                profile = _parse(device_id, value)
+            except DecodeError:
+                return None
+            self._profiles[key] = profile
+        return profile
+
+    def _observe(self, fingerprint: dict[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+        if not fingerprint:
+            return _NOTHING_SEEN
+        components: dict[str, bytes] = {}
+        versions: dict[str, int] = {}
+        for name, value in fingerprint.items():
+            component = catalogue.components.get(name)
+            if component is None:
+                continue
+            if component.kind is Kind.EXACT:
+                components[name] = self._hash(secret.key, name, value)
+            elif (ordinal := parse_version(value)) is not None:
+                versions[name] = ordinal
+        return Observed(components, versions)
+
+    def _hash(self, key: bytes, name: str, value: str) -> bytes:
+        # Operating systems, browsers and time zones repeat across users, so most hashes are found here.
+        cached = self._hashes.get((key, name, value))
+        if cached is None:
+            cached = hash_component(key, name, value)
+            self._hashes[key, name, value] = cached
+        return cached
+
+
+def hash_component(key: bytes, name: str, value: str) -> bytes:
+    """The stored form of an EXACT component: the first 16 bytes of HMAC-SHA-256(key, name || 0x00 || value)."""
+    return hmac.digest(key, b"%s\0%s" % (name.encode(), value.encode()), "sha256")[:HASH_BYTES]
+
+
+def parse_version(value: str) -> int | None:
+    """The ordinal of a VERSION component: the digits before the first dot. None if there are none."""
+    major = value.split(".", 1)[0]
+    if not major.isascii() or not major.isdigit() or len(major) > 10 or int(major) > _MAX_VERSION:
+        return None
+    return int(major)
+
+
+def _parse(device_id: str, value: bytes) -> Profile:
+    device = resources_pb2.Device()
+    device.ParseFromString(value)
+    return Profile(
+        id=device_id,
+        subject=device.subject,
+        registered=Observed(dict(device.components), dict(device.versions)),
+        key_id=device.key_id,
+        jkt=device.jkt,
+        validated_at=moment(device.validate_time, device.HasField("validate_time")),
+        authentications=tuple(
+            Authentication(
+                event.acr,
+                moment(event.auth_time, event.HasField("auth_time")),
+                Evidence.VERIFIED,
+                tuple(event.amr),
+                event.issuer,
+            )
+            for event in device.authentications
+        ),
+    )

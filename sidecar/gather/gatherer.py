@@ -1,0 +1,355 @@
+"""`gather(request, view, now) -> Facts`: everything a decision depends on, looked up in one read view and normalised."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cachetools import LRUCache
+from google.protobuf.message import DecodeError
+from sidestep.v1 import decision_pb2, resources_pb2
+
+from engine import risk
+from engine.errors import SidestepError
+from engine.facts import (
+    Authentication,
+    Data,
+    Evidence,
+    Facts,
+    Grant,
+    GrantScope,
+    Risk,
+    Session,
+    Signal,
+    Staleness,
+    Subject,
+    TokenState,
+)
+from engine.names import Collection, Lane
+from engine.rules import TenantRules
+from sidecar.clock import Clock
+from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
+from sidecar.gather.request import Checked, check, seconds
+from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
+from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
+from sidecar.store.errors import NotLoadedError
+from sidecar.store.view import Cursor, ReadView
+
+_SCOPES = {"s": GrantScope.SUBJECT, "r": GrantScope.ROLE, "d": GrantScope.DEVICE}
+_FAULTS = {TokenFault.INVALID: TokenState.INVALID, TokenFault.MISMATCH: TokenState.MISMATCH}
+_SPOT_BUCKET_S = 86400.0
+_RESOURCE_ID = "resource.id"
+MAX_GRANTS = 64
+MAX_ROLES = 64
+
+
+class ScopeError(SidestepError):
+    """The tenant is not one this sidecar follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatherConfig:
+    """`default_tenant`: for requests that name none, may be empty. Ages of the data in seconds: above `soft_stale_s` no
+    exemption applies, above `hard_stale_s` the top requirement does."""
+
+    default_tenant: str
+    soft_stale_s: float
+    hard_stale_s: float
+
+
+class Gathered(NamedTuple):
+    """The facts and the rules to decide them by."""
+
+    facts: Facts
+    rules: TenantRules
+
+
+class Gatherer:
+    """Makes facts. One per worker loop: it holds caches, and is not thread-safe."""
+
+    def __init__(self, config: GatherConfig) -> None:
+        self._config = config
+        self._tenants = TenantCache()
+        self._tokens = TokenVerifier()
+        self._devices = DeviceRecogniser()
+        self._grants: LRUCache[tuple[str, bytes], Grant | None] = LRUCache(4096)
+
+    def gather(
+        self,
+        request: decision_pb2.EvaluateRequest,
+        view: ReadView,
+        now: float,
+        *,
+        clock: Clock,
+        journal_full: bool = False,
+        behind: bool = False,
+    ) -> Gathered:
+        """Facts of a request at `now`. `behind`: its min_revision was not reached in time.
+
+        Raises InvalidInputError naming a field, NotLoadedError if the tenant was never synced, ScopeError if it is not
+        followed.
+        """
+        asked = check(request, self._config.default_tenant)
+        tenant_id = asked.tenant
+        cursor, bulk = self._loaded(view, tenant_id)
+        tenant = self._tenants.get(view, tenant_id, cursor)
+        token = self._verify(asked, tenant, now)
+        session_id = (token.token.session if token and token.token else "") or asked.session
+        subject = self._subject(view, tenant_id, asked, token)
+        shown = DeviceEvidence(asked.device, dict(request.device.fingerprint), token.proof_jkt if token else "")
+        device = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
+        values = {name: value for name, value in asked.values.items() if name in tenant.rules.request_variables}
+        grants = self._find_grants(view, asked, subject, device.id, tenant, now)
+        if _RESOURCE_ID in values and not _reads_resource_id(tenant.rules, grants):
+            del values[_RESOURCE_ID]
+        age_s = view.age_s(tenant_id, clock)
+        facts = Facts(
+            now=now,
+            tenant=tenant_id,
+            action=asked.action,
+            data=Data(cursor.epoch, cursor.revision, bulk.epoch, bulk.revision, age_s, self._staleness(age_s), behind),
+            posture=tenant.posture,
+            posture_changed_at=tenant.posture_changed_at,
+            exemptions_off=tenant.exemptions_off,
+            journal_full=journal_full,
+            subject=subject,
+            device=device,
+            session=_session(view, request.session, asked, session_id, token),
+            authentications=_authentications(request.session, session_id, token),
+            risk=_risk(view, tenant_id, asked, session_id, device.id, now),
+            grants=grants,
+            values=values,
+        )
+        return Gathered(facts, tenant.rules)
+
+    def rules(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> TenantRules:
+        """The rules a request would be decided by, without looking anything else up: for fail-safe answers. Raises as
+        `gather`."""
+        asked = check(request, self._config.default_tenant)
+        cursor, _ = self._loaded(view, asked.tenant)
+        return self._tenants.get(view, asked.tenant, cursor).rules
+
+    def min_revision_reached(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> bool:
+        """Whether the data is at least as new as the caller asks (urgent lane). True if it asks nothing."""
+        if not request.HasField("min_revision"):
+            return True
+        cursor = urgent_cursor(view, request.tenant or self._config.default_tenant)
+        wanted = request.min_revision
+        return cursor is not None and (cursor.epoch, cursor.revision) >= (wanted.epoch, wanted.revision)
+
+    def _loaded(self, view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
+        urgent, bulk = urgent_cursor(view, tenant), view.cursor(tenant, Lane.BULK)
+        if urgent is None or bulk is None:
+            scope = view.scope()
+            if scope is not None and tenant not in scope:
+                raise ScopeError(f"tenant {tenant!r} is not followed by this sidecar")
+            raise NotLoadedError(f"tenant {tenant!r} was never synced")
+        return urgent, bulk
+
+    def _staleness(self, age_s: float | None) -> Staleness:
+        if age_s is None or age_s > self._config.hard_stale_s:
+            return Staleness.HARD
+        return Staleness.SOFT if age_s > self._config.soft_stale_s else Staleness.FRESH
+
+    def _verify(self, asked: Checked, tenant: Tenant, now: float) -> TokenResult | None:
+        if not asked.token:
+            return None
+        return self._tokens.verify(
+            tenant.ring, asked.token, now, subject=asked.subject, session=asked.session, dpop=asked.dpop
+        )
+
+    def _subject(self, view: ReadView, tenant: str, asked: Checked, token: TokenResult | None) -> Subject:
+        claimed = token.token.roles if token and token.token else ()
+        value = view.get(Collection.SUBJECTS, tenant, asked.subject)
+        if value is None:
+            return Subject(roles=claimed[:MAX_ROLES])
+        record = resources_pb2.Subject()
+        record.ParseFromString(value)
+        return Subject(
+            known=True,
+            disabled=record.state != resources_pb2.SUBJECT_STATE_ACTIVE,
+            roles=tuple(dict.fromkeys((*record.roles, *claimed)))[:MAX_ROLES],
+            methods=tuple(record.methods),
+            recovered_at=moment(record.recover_time, record.HasField("recover_time")),
+            failed_attempts=record.failed_attempts,
+        )
+
+    def _find_grants(
+        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
+    ) -> tuple[Grant, ...]:
+        ids = dict.fromkeys(view.grant_ids(asked.tenant, "s", asked.subject))
+        for role in subject.roles:
+            ids.update(dict.fromkeys(view.grant_ids(asked.tenant, "r", role)))
+        if device_id:
+            ids.update(dict.fromkeys(view.grant_ids(asked.tenant, "d", device_id)))
+        grants = []
+        for grant_id in list(ids)[:MAX_GRANTS]:
+            value = view.get(Collection.GRANTS, asked.tenant, grant_id)
+            grant = None if value is None else self._grant(grant_id, value)
+            if grant is not None:
+                draw = _spot_draw(tenant, asked, device_id, grant_id, now)
+                grants.append(_drawn(grant, draw))
+        return tuple(grants)
+
+    def _grant(self, grant_id: str, value: bytes) -> Grant | None:
+        key = (grant_id, value)
+        if key not in self._grants:
+            self._grants[key] = _parse_grant(grant_id, value)
+        return self._grants[key]
+
+
+def _parse_grant(grant_id: str, value: bytes) -> Grant | None:
+    """A stored grant; None if it has no scope or cannot be read, and then it exempts nobody."""
+    record = resources_pb2.Grant()
+    try:
+        record.ParseFromString(value)
+    except DecodeError:
+        return None
+    scope = record.WhichOneof("scope")
+    if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):
+        return None
+    max_age = record.ceiling.max_age
+    return Grant(
+        id=grant_id,
+        scope=GrantScope(scope),
+        actions=tuple(record.actions),
+        ceiling_acr=record.ceiling.acr,
+        ceiling_max_age_s=max_age.seconds + max_age.nanos / 1e9,
+        active=record.state == resources_pb2.GRANT_STATE_ACTIVE,
+        start_at=moment(record.start_time, record.HasField("start_time")),
+        expire_at=moment(record.expire_time, record.HasField("expire_time")),
+        condition=record.condition,
+    )
+
+
+def _drawn(grant: Grant, draw: float) -> Grant:
+    return Grant(
+        grant.id,
+        grant.scope,
+        grant.actions,
+        grant.ceiling_acr,
+        grant.ceiling_max_age_s,
+        grant.active,
+        grant.start_at,
+        grant.expire_at,
+        grant.condition,
+        draw,
+    )
+
+
+def _spot_draw(tenant: Tenant, asked: Checked, device_id: str, grant_id: str, now: float) -> float:
+    """Uniform in [0, 1), the same for a day, so that retrying does not redraw. Without a usable secret 0: always checked."""
+    secret = next((secret for secret in tenant.secrets if secret.usable(now)), None)
+    if secret is None:
+        return 0.0
+    parts = (asked.tenant, asked.subject, device_id, grant_id, str(int(now // _SPOT_BUCKET_S)))
+    drawn = hmac.digest(secret.key, b"spot-check\0" + "\0".join(parts).encode(), "sha256")
+    return int.from_bytes(drawn[:6], "big") / 2**48
+
+
+def _reads_resource_id(rules: TenantRules, grants: tuple[Grant, ...]) -> bool:
+    """Whether any condition reads the resource's id, which may name a person's account and is otherwise left out."""
+    return rules.reads_resource_id or any(_RESOURCE_ID in grant.condition for grant in grants)
+
+
+def _session(
+    view: ReadView,
+    shown: decision_pb2.SessionEvidence,
+    asked: Checked,
+    session_id: str,
+    token: TokenResult | None,
+) -> Session:
+    verified = token.token if token else None
+    # A token overrides what the caller asserts.
+    started_at = verified.started_at if verified else None
+    if token is None and shown.HasField("start_time"):
+        started_at = seconds(shown.start_time, "session.start_time")
+    active_at = (
+        seconds(shown.last_active_time, "session.last_active_time") if shown.HasField("last_active_time") else None
+    )
+    issued_at = verified.issued_at if verified else None
+    if issued_at is not None:
+        active_at = issued_at if active_at is None else max(active_at, issued_at)
+    named = {session_id, asked.session} - {""}
+    return Session(
+        presented=bool(named) or token is not None,
+        revoked=any(view.get(Collection.REVOKED_SESSIONS, asked.tenant, name) is not None for name in named),
+        token=_token_state(token),
+        token_detail=token.detail if token else "",
+        proved=bool(verified and verified.jkt and token and token.proof_jkt == verified.jkt),
+        started_at=started_at,
+        last_active_at=active_at,
+    )
+
+
+def _token_state(token: TokenResult | None) -> TokenState:
+    if token is None:
+        return TokenState.ABSENT
+    return TokenState.VERIFIED if token.fault is None else _FAULTS[token.fault]
+
+
+def _authentications(
+    shown: decision_pb2.SessionEvidence, session_id: str, token: TokenResult | None
+) -> tuple[Authentication, ...]:
+    """The token's, verified; without a token the caller's word, which needs a session to belong to."""
+    if token is not None:
+        if token.token is None:
+            return ()
+        return tuple(
+            Authentication(event.acr, event.at, Evidence.VERIFIED, event.amr, event.issuer)
+            for event in token.token.authentications
+        )
+    if not session_id:
+        return ()
+    return tuple(
+        Authentication(
+            event.acr,
+            seconds(event.auth_time, "session.authentications.auth_time") if event.HasField("auth_time") else None,
+            Evidence.ASSERTED,
+            tuple(event.amr),
+            event.issuer,
+        )
+        for event in shown.authentications
+    )
+
+
+def _risk(view: ReadView, tenant: str, asked: Checked, session_id: str, device_id: str, now: float) -> Risk:
+    found: list[Signal] = []
+    unchecked: list[str] = []
+    if asked.address is None:
+        unchecked.append("network")
+    else:
+        _add(found, "network", view.ip_signals(tenant, asked.address), now)
+    asn = "" if asked.asn is None else str(asked.asn)
+    for kind, value in (
+        ("asn", asn),
+        ("country", asked.country),
+        ("subject", asked.subject),
+        ("device", device_id),
+        ("session", session_id),
+    ):
+        if value:
+            _add(found, kind, view.signals(tenant, kind, value), now)
+        elif view.has_signals(tenant, kind):
+            unchecked.append(kind)
+    if not found and not unchecked:
+        return _NO_RISK
+    return risk.combine(found, unchecked)
+
+
+_NO_RISK = risk.combine(())
+
+
+def _add(found: list[Signal], kind: str, records: list[bytes], now: float) -> None:
+    for value in records:
+        record = resources_pb2.Signal()
+        try:
+            record.ParseFromString(value)
+        except DecodeError:
+            found.append(Signal(kind, 100.0))
+            continue
+        expire_at = moment(record.expire_time, record.HasField("expire_time"))
+        if expire_at is None or now < expire_at:
+            confidence = record.confidence if record.HasField("confidence") else 100
+            found.append(Signal(kind, risk.weighted(record.score, confidence), record.source))
