@@ -11,6 +11,7 @@ The same evidence answers two questions, and missing components are unfavourable
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -51,6 +52,23 @@ DEFAULT_CATALOGUE: tuple[Component, ...] = (
 # Registered components that together weigh less than this share of the catalogue recognise nothing.
 MIN_REGISTERED_SHARE = 0.3
 DEFAULT_MIN_SIMILARITY = 0.85
+
+
+HASH_BYTES = 16
+MAX_VERSION = 2**32 - 1
+
+
+def hash_component(key: bytes, name: str, value: str) -> bytes:
+    """The stored form of an EXACT component: the first 16 bytes of HMAC-SHA-256(key, name || 0x00 || value)."""
+    return hmac.digest(key, b"%s\0%s" % (name.encode(), value.encode()), "sha256")[:HASH_BYTES]
+
+
+def parse_version(value: str) -> int | None:
+    """The ordinal of a VERSION component: the digits before the first dot. None if there are none."""
+    major = value.split(".", 1)[0]
+    if not major.isascii() or not major.isdigit() or len(major) > 10 or int(major) > MAX_VERSION:
+        return None
+    return int(major)
 
 
 class Observed(NamedTuple):

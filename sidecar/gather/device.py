@@ -7,7 +7,6 @@ use unless the evidence rules it out (docs/adr/0003-blocked-devices.md).
 
 from __future__ import annotations
 
-import hmac
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -15,15 +14,13 @@ from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
 from engine.facts import Authentication, Binding, Device, DeviceBlock, Evidence
-from engine.fingerprint import Catalogue, Kind, Observed
+from engine.fingerprint import Catalogue, Kind, Observed, hash_component, parse_version
 from engine.names import Collection
 from sidecar.gather.tenant import Secret, Tenant, moment
 from sidecar.store.view import ReadView
 
-HASH_BYTES = 16
 # Trust in a device that was registered without components and is named by its id alone.
 ID_ONLY_TRUST = 0.5
-_MAX_VERSION = 2**32 - 1
 _NOTHING_SEEN = Observed({}, {})
 _BLOCKS = {
     resources_pb2.DEVICE_TRUST_REVOKED: DeviceBlock.REVOKED,
@@ -196,19 +193,6 @@ class DeviceRecogniser:
             cached = hash_component(key, name, value)
             self._hashes[key, name, value] = cached
         return cached
-
-
-def hash_component(key: bytes, name: str, value: str) -> bytes:
-    """The stored form of an EXACT component: the first 16 bytes of HMAC-SHA-256(key, name || 0x00 || value)."""
-    return hmac.digest(key, b"%s\0%s" % (name.encode(), value.encode()), "sha256")[:HASH_BYTES]
-
-
-def parse_version(value: str) -> int | None:
-    """The ordinal of a VERSION component: the digits before the first dot. None if there are none."""
-    major = value.split(".", 1)[0]
-    if not major.isascii() or not major.isdigit() or len(major) > 10 or int(major) > _MAX_VERSION:
-        return None
-    return int(major)
 
 
 def _parse(device_id: str, value: bytes) -> Profile:

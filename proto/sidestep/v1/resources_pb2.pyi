@@ -211,7 +211,7 @@ class Subject(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications")
+    __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications", "fingerprint")
     class ComponentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +226,13 @@ class Device(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class FingerprintEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +242,7 @@ class Device(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATIONS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     name: str
     subject: str
     components: _containers.ScalarMap[str, bytes]
@@ -244,7 +252,8 @@ class Device(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     validate_time: _timestamp_pb2.Timestamp
     authentications: _containers.RepeatedCompositeFieldContainer[Authentication]
-    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., components: _Optional[_Mapping[str, bytes]] = ..., versions: _Optional[_Mapping[str, int]] = ..., key_id: _Optional[str] = ..., jkt: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., validate_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authentications: _Optional[_Iterable[_Union[Authentication, _Mapping]]] = ...) -> None: ...
+    fingerprint: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., components: _Optional[_Mapping[str, bytes]] = ..., versions: _Optional[_Mapping[str, int]] = ..., key_id: _Optional[str] = ..., jkt: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., validate_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authentications: _Optional[_Iterable[_Union[Authentication, _Mapping]]] = ..., fingerprint: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class DeviceState(_message.Message):
     __slots__ = ("name", "subject", "trust", "reason", "update_time")

@@ -1,0 +1,121 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+from sidestep.client._decision import Decision, FailMode, from_batch_response, from_failure, from_response
+from sidestep.client._errors import ClosedClientError
+from sidestep.client._exchange import (
+    CHANNEL_OPTIONS,
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    EVALUATE,
+    EVALUATE_BATCH,
+    asked,
+    check_settings,
+    check_timeout,
+)
+from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
+from sidestep.client._trace import trace_metadata
+from sidestep.v1 import decision_pb2
+
+
+class Client:
+    """A connection to the sidecar of this pod. Thread-safe; make one per process, after forking, and close it at the
+    end.
+
+    `address`: `host:port` or `unix:///path`. `timeout_s`: longest a call may take unless it says otherwise.
+    `fail_mode`: the outcome when no answer comes in time; read FailMode before choosing ALLOW.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        fail_mode: FailMode = FailMode.STEP_UP,
+    ) -> None:
+        check_settings(address, timeout_s, fail_mode)
+        self._timeout_s = timeout_s
+        self._fail_mode = fail_mode
+        self._closed = False
+        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._evaluate = self._channel.unary_unary(
+            EVALUATE,
+            request_serializer=decision_pb2.EvaluateRequest.SerializeToString,
+            response_deserializer=decision_pb2.EvaluateResponse.FromString,
+        )
+        self._evaluate_batch = self._channel.unary_unary(
+            EVALUATE_BATCH,
+            request_serializer=decision_pb2.EvaluateBatchRequest.SerializeToString,
+            response_deserializer=decision_pb2.EvaluateBatchResponse.FromString,
+        )
+
+    def evaluate(
+        self,
+        question: Question | None = None,
+        /,
+        *,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+        **fields: Unpack[QuestionFields],
+    ) -> Decision:
+        """Asks one question, given as a Question or as its fields: `evaluate(subject="alice",
+        action="payments.transfer")`.
+
+        No answer within `timeout_s`, or any other failure, gives the fail mode's decision. Raises
+        InvalidQuestionError or TypeError for a question that cannot be asked, ClosedClientError after close().
+        """
+        request = to_request(asked(question, fields))
+        timeout_s = self._begin(timeout_s)
+        try:
+            response = self._evaluate(request, timeout=timeout_s, metadata=trace_metadata(traceparent))
+        except grpc.RpcError as error:
+            return from_failure(*_status(error), self._fail_mode)
+        return from_response(response)
+
+    def evaluate_batch(
+        self, questions: Sequence[Question], *, timeout_s: float | None = None, traceparent: str | None = None
+    ) -> Sequence[Decision]:
+        """Asks up to 100 questions at once, each decided for itself; decisions in order. Errors as evaluate().
+
+        InvalidQuestionError names the first question at fault; no decision is returned then.
+        """
+        batch = to_batch_request(questions)
+        timeout_s = self._begin(timeout_s)
+        if not questions:
+            return []
+        try:
+            response = self._evaluate_batch(batch, timeout=timeout_s, metadata=trace_metadata(traceparent))
+        except grpc.RpcError as error:
+            failure = from_failure(*_status(error), self._fail_mode)
+            return [failure for _ in questions]
+        return from_batch_response(response, len(questions), self._fail_mode)
+
+    def close(self) -> None:
+        """Ends the connection; calls in flight get the fail mode's decision. May be called again."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, timeout_s: float | None) -> float:
+        if self._closed:
+            raise ClosedClientError("the client is closed")
+        return self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+
+
+def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str | None]:
+    if isinstance(error, grpc.Call):
+        return error.code(), error.details()
+    return grpc.StatusCode.UNKNOWN, type(error).__name__

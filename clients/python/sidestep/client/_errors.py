@@ -1,0 +1,23 @@
+"""What the client raises. A sidecar that cannot be reached is no error: it is a Decision made by the fail mode."""
+
+from __future__ import annotations
+
+
+class SidestepClientError(Exception):
+    """Any error this client raises on purpose."""
+
+
+class InvalidQuestionError(SidestepClientError, ValueError):
+    """The question cannot be asked like this; asking again will not help. Nothing was decided: do not go on.
+
+    The message names the field. `index` is the question's place in a batch, None for a single one.
+    """
+
+    def __init__(self, problem: str, index: int | None = None) -> None:
+        super().__init__(problem if index is None else f"question {index}: {problem}")
+        self.problem = problem
+        self.index = index
+
+
+class ClosedClientError(SidestepClientError):
+    """The client was closed."""
