@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,16 +21,21 @@ STOP_TIMEOUT_S = 40.0
 _READY = re.compile(r"ready\b.*?grpc=(\S+)")
 
 
+def program(name: str) -> str:
+    """Path of a program installed beside the running Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
 class Program:
     """One process of the stack; its output goes to a log file, which `fail` shows."""
 
-    def __init__(self, name: str, module: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
         self._log = log
         self._output = log.open("ab")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("SIDESTEP_", "OTEL_"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            arguments,
             env=clean | environment,
             stdout=subprocess.PIPE,
             stderr=self._output,
@@ -49,6 +55,11 @@ class Program:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not start:\n{self._log.read_text()[-4000:]}")
         return self.address
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def running(self) -> bool:
         """Whether it has not ended."""
@@ -123,7 +134,9 @@ class Stack:
             "SIDESTEP_CP_HTTP_LISTEN": "127.0.0.1:0",
             "SIDESTEP_CP_DATABASE_URL": f"sqlite+aiosqlite:///{self.folder / 'controlplane.db'}",
         }
-        self.control_plane = Program("control plane", "controlplane.app", environment, self.folder / "controlplane.log")
+        self.control_plane = Program(
+            "control plane", [program("sidestep-controlplane")], environment, self.folder / "controlplane.log"
+        )
         self.admin_address = self.control_plane.wait_ready()
 
     def start_sidecar(self) -> None:
@@ -138,7 +151,7 @@ class Stack:
             "SIDESTEP_DIAGNOSE": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.receiver.port}",
         }
-        self.sidecar = Program("sidecar", "sidecar.supervisor", environment, self.folder / "sidecar.log")
+        self.sidecar = Program("sidecar", [program("sidestep-sidecar")], environment, self.folder / "sidecar.log")
         self.sidecar_address = self.sidecar.wait_ready()
 
     def stop_control_plane(self) -> None:
@@ -152,6 +165,10 @@ class Stack:
         if self.sidecar is not None:
             self.sidecar.stop()
             self.sidecar = None
+
+    def forget_sidecar_data(self) -> None:
+        """Removes the stopped sidecar's data folder, as if the pod were new."""
+        shutil.rmtree(self.folder / "sidecar")
 
     def logs(self) -> str:
         """The end of both logs."""

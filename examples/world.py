@@ -60,12 +60,12 @@ class Admin:
         answer = self._stub.PutResource(admin_pb2.PutResourceRequest(resource=resource), timeout=10)
         return Revision(answer.revision.epoch, answer.revision.revision)
 
-    def wait_until_everywhere(self) -> None:
+    def wait_until_everywhere(self, timeout_s: float = CONVERGENCE_TIMEOUT_S) -> None:
         """Waits until every connected sidecar has acknowledged the present heads. Raises TimeoutError."""
         parent = f"tenants/{TENANT}"
         heads = self._stub.GetRevisions(admin_pb2.GetRevisionsRequest(parent=parent), timeout=10).heads
         wanted = {(head.lane, head.epoch): head.revision for head in heads}
-        deadline = time.monotonic() + CONVERGENCE_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             sidecars = self._stub.ListSidecars(admin_pb2.ListSidecarsRequest(parent=parent), timeout=10).sidecars
             connected = [sidecar for sidecar in sidecars if sidecar.connected]
