@@ -80,27 +80,25 @@ def event_at(clause: Clause, facts: Facts) -> float | None:
     return None
 
 
-def best_standing(
+def standings(
     clauses: Sequence[Clause],
     authentications: Sequence[Authentication],
     facts: Facts,
     order: AcrOrder,
     clock_skew_s: float,
-) -> Standing:
-    """The authentication that leaves least unmet: nothing if possible, else the fewest clauses no grant may waive, then the
-    fewest clauses. Without any authentication everything is unmet."""
-    best: Standing | None = None
-    best_rank = (0, 0)
+) -> list[Standing]:
+    """How each authentication stands, best first: the fewest clauses unmet that no grant may waive, then the fewest unmet.
+
+    Only the first that meets everything, if one does. Without any authentication one entry, with everything unmet.
+    """
+    found = []
     for authentication in authentications:
         unmet = tuple(_unmet(clauses, authentication, facts, order, clock_skew_s))
         if not unmet:
-            return Standing(authentication, ())
-        rank = (sum(not clause.waivable for clause, _ in unmet), len(unmet))
-        if best is None or rank < best_rank:
-            best, best_rank = Standing(authentication, unmet), rank
-    if best is None:
-        return Standing(None, tuple((clause, Code.NO_AUTHENTICATION) for clause in clauses))
-    return best
+            return [Standing(authentication, ())]
+        found.append(Standing(authentication, unmet))
+    found.sort(key=lambda standing: (sum(not clause.waivable for clause, _ in standing.unmet), len(standing.unmet)))
+    return found or [Standing(None, tuple((clause, Code.NO_AUTHENTICATION) for clause in clauses))]
 
 
 def _unmet(
@@ -118,10 +116,14 @@ def unmet_code(
     """Why this authentication does not meet this clause; None if it does."""
     at = authentication.at
     age_s = None if at is None else facts.now - at
+    asserted = authentication.evidence is not Evidence.VERIFIED
     if age_s is not None and age_s < -clock_skew_s:
         return Code.AUTHENTICATION_IN_FUTURE
-    if clause.evidence is Evidence.VERIFIED and authentication.evidence is not Evidence.VERIFIED:
+    if clause.evidence is Evidence.VERIFIED and asserted:
         return Code.EVIDENCE_NOT_VERIFIED
+    if asserted and at is None:
+        # Else leaving out an impossible time would make an assertion better.
+        return Code.AUTHENTICATION_TOO_OLD
     if clause.acr is not None and not order.implies(authentication.acr, clause.acr):
         return Code.ACR_UNMET
     if clause.max_age_s is not None and (age_s is None or age_s > clause.max_age_s):

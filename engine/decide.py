@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import msgspec
+
 from engine import exemption
 from engine.challenge import INVALID_TOKEN, challenge
-from engine.clauses import Clause, Standing, best_standing, total
+from engine.clauses import Clause, Standing, standings, total
 from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow
 from engine.factors import Measured, measure
 from engine.facts import DeviceBlock, Facts, Posture, Staleness, Subject, TokenState
@@ -65,7 +69,8 @@ def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
 
     # 4. Met by one single authentication. Without a session there is none.
     held = facts.authentications if facts.session.presented else ()
-    standing = best_standing(clauses, held, facts, rules.order, rules.clock_skew_s)
+    ranked = standings(clauses, held, facts, rules.order, rules.clock_skew_s)
+    standing = ranked[0]
     achieved = standing.authentication.acr if standing.authentication else ""
     measured = measure(facts, plan.thresholds, rules.order, rules.clock_skew_s) if plan.thresholds else ()
     factors = tuple(Factor(factor.name, factor.passed, factor.score) for factor in measured)
@@ -82,7 +87,7 @@ def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         )
 
     # 5. A grant that holds under every bound.
-    found, reasons = _exempt(facts, rules, plan, standing, measured, causes)
+    found, reasons, waived = _exempt(facts, rules, plan, ranked, measured, causes)
     if found is not None:
         return Decision(
             Outcome.ALLOW,
@@ -90,7 +95,7 @@ def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
             reasons,
             requirement,
             achieved,
-            waived_acrs=tuple(dict.fromkeys(clause.acr for clause, _ in standing.unmet if clause.acr)),
+            waived_acrs=waived,
             grant=found,
             policies=plan.policies,
             factors=factors,
@@ -104,10 +109,24 @@ def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         reasons,
         requirement,
         achieved,
-        challenge=challenge(requirement, plan, rules, facts.subject),
+        challenge=challenge(_login_needed(requirement, standing, facts), plan, rules, facts.subject),
         policies=plan.policies,
         factors=factors,
     )
+
+
+def _login_needed(requirement: Requirement, standing: Standing, facts: Facts) -> Requirement:
+    """The requirement with a max_age by which the issuer can tell that the login it already has will not do.
+
+    Without it the user would be sent back at once with the authentication that came before the event, or with a session as
+    idle as before.
+    """
+    ages_s = [requirement.max_age_s]
+    if requirement.authenticated_after is not None:
+        ages_s.append(max(0.0, math.ceil(facts.now - requirement.authenticated_after) - 1.0))
+    if any(code is Code.SESSION_IDLE for _, code in standing.unmet):
+        ages_s.append(requirement.max_idle_s)
+    return msgspec.structs.replace(requirement, max_age_s=min((age for age in ages_s if age is not None), default=None))
 
 
 def block_reasons(facts: Facts) -> tuple[Reason, ...]:
@@ -163,15 +182,27 @@ def _exempt(
     facts: Facts,
     rules: TenantRules,
     plan: Plan,
-    standing: Standing,
+    ranked: list[Standing],
     measured: tuple[Measured, ...],
     causes: tuple[Reason, ...],
-) -> tuple[str | None, tuple[Reason, ...]]:
-    """The grant's id, or None, with the reasons for either."""
-    found = exemption.find(facts, rules, plan, standing.unmet, measured, allowed=facts.session.presented)
-    unmet = tuple(Reason(code, clause.name) for clause, code in standing.unmet)
-    reasons = (*causes, *unmet, *found.reasons)
-    return (found.grant.id if found.grant is not None else None), tuple(dict.fromkeys(reasons))
+) -> tuple[str | None, tuple[Reason, ...], tuple[str, ...]]:
+    """The grant's id, or None, with the reasons for either, and the acrs it waives.
+
+    Any one authentication may be what the grant completes: were it only the best, leaving that one out of the request
+    could turn the answer into ALLOW. The reasons against are those of the best.
+    """
+    against: tuple[Reason, ...] | None = None
+    for standing in ranked:
+        found = exemption.find(facts, rules, plan, standing.unmet, measured, allowed=facts.session.presented)
+        unmet = tuple(Reason(code, clause.name) for clause, code in standing.unmet)
+        reasons = tuple(dict.fromkeys((*causes, *unmet, *found.reasons)))
+        if found.grant is not None:
+            waived = tuple(dict.fromkeys(clause.acr for clause, _ in standing.unmet if clause.acr))
+            return found.grant.id, reasons, waived
+        against = against or reasons
+        if not facts.grants or plan.thresholds is None:
+            break
+    return None, against or (), ()
 
 
 def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:

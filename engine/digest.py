@@ -23,12 +23,12 @@ class Digest:
     `key` is the lane's digest key (32 bytes); `value` continues from a stored digest.
     """
 
-    __slots__ = ("_key", "_sum")
+    __slots__ = ("_keyed", "_sum")
 
     def __init__(self, key: bytes, value: bytes = EMPTY) -> None:
         if len(key) != KEY_BYTES or len(value) != DIGEST_BYTES:
             raise ValueError("digest key and value are 32 bytes each")
-        self._key = key
+        self._keyed = blake2b(digest_size=DIGEST_BYTES, key=key)
         self._sum = int.from_bytes(value, "big")
 
     def add(self, collection: int, record_id: str, value: bytes) -> None:
@@ -46,7 +46,7 @@ class Digest:
 
     def _hash(self, collection: int, record_id: str, value: bytes) -> int:
         key = record_id.encode()
-        h = blake2b(_HEAD.pack(collection, len(key)), digest_size=DIGEST_BYTES, key=self._key)
-        h.update(key)
-        h.update(value)
+        # Copying the keyed state saves hashing the key block for every record.
+        h = self._keyed.copy()
+        h.update(_HEAD.pack(collection, len(key)) + key + value)
         return int.from_bytes(h.digest(), "big")

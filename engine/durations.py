@@ -7,7 +7,8 @@ import re
 from engine.errors import InvalidInputError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+MAX_DURATION_S = 315_576_000_000.0  # 10,000 years, as far as google.protobuf.Duration reaches
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
 def parse_duration(text: str, field: str = "duration") -> float:
@@ -20,6 +21,8 @@ def parse_duration(text: str, field: str = "duration") -> float:
         position = match.end()
     if not text or position != len(text):
         raise InvalidInputError(field, f"{text!r} is not a duration such as 90s, 5m, 1h30m or 30d")
+    if total > MAX_DURATION_S:
+        raise InvalidInputError(field, "is longer than 10,000 years")
     return total
 
 

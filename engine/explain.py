@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.change import smallest_change
-from engine.clauses import Clause, best_standing
+from engine.clauses import Clause, standings
 from engine.decide import block_reasons, required_clauses
 from engine.decision import Basis, Check, Code, Decision, Shadow
 from engine.durations import format_duration
@@ -82,7 +82,7 @@ def _steps(facts: Facts, rules: TenantRules, decision: Decision) -> list[Step]:
     if decision.basis is Basis.NOT_REQUIRED:
         return steps
     held = facts.authentications if facts.session.presented else ()
-    standing = best_standing(clauses, held, facts, rules.order, rules.clock_skew_s)
+    standing = standings(clauses, held, facts, rules.order, rules.clock_skew_s)[0]
     best = standing.authentication
     shown = "no authentication"
     if best is not None:

@@ -118,7 +118,7 @@ def check_action_pattern(pattern: str, field: str) -> str:
         return pattern
     if pattern.endswith("*") and not stem.endswith("."):
         raise InvalidInputError(field, f"{pattern!r}: '*' stands alone or after a dot")
-    check_action(stem.rstrip(".") if pattern.endswith("*") else pattern, field)
+    check_action(stem[:-1] if pattern.endswith("*") else pattern, field)
     return pattern
 
 

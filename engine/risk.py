@@ -45,5 +45,5 @@ def _noisy_or(by_kind: Mapping[str, float | None]) -> float | None:
         if score:
             highest = max(highest, score)
             safe *= 1.0 - score / 100.0
-    # Never below the highest single score, whatever rounding does.
-    return max(highest, 100.0 * (1.0 - safe))
+    # Never below the highest single score, and free of the binary dust that would lift a lone 30 above a limit of 30.
+    return max(highest, round(100.0 * (1.0 - safe), 9))

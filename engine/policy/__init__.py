@@ -19,6 +19,7 @@ __all__ = [
     "check_condition",
     "json_schema",
     "parse_policy",
+    "problem_of",
     "read_document",
 ]
 
@@ -43,7 +44,7 @@ def parse_policy(source: str) -> ParsedPolicy:
     try:
         model = PolicyDocument.model_validate(tree.value)
     except ValidationError as error:
-        raise PolicyError([_problem(tree, detail) for detail in error.errors(include_url=False)]) from None
+        raise PolicyError([problem_of(tree, detail) for detail in error.errors(include_url=False)]) from None
     problems = _check_conditions(model, tree)
     if problems:
         raise PolicyError(problems)
@@ -114,7 +115,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _problem(tree: Tree, detail: Any) -> Problem:
+def problem_of(tree: Tree, detail: Any) -> Problem:
+    """One of pydantic's error details, with its place in the document."""
     path = _path(detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

@@ -8,6 +8,7 @@ something out of a request can make a condition fire but never stop it from firi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ from engine.policy.source import Problem
 
 MAX_CONDITION_CHARS = 2000
 # A condition may iterate once, over roles or a literal list; nesting would let one policy eat the decision's time budget.
-_MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
-_PRESENCE = re.compile(r"\bhas\s*\(")
+_GAP = r"(?:\s|//[^\n]*\n)*"
+_MACRO = re.compile(rf"\.{_GAP}(?:all|exists|exists_one|map|filter){_GAP}\(")
+_PRESENCE = re.compile(rf"\bhas{_GAP}\(")
 _DIAGNOSTIC = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]+)")
 _FOLD_BITS = 60
 
@@ -120,12 +122,13 @@ REQUEST_VARIABLES = frozenset(v.name for v in VARIABLES if v.name.startswith(("c
 
 
 def convert(value: Scalar | None, kind: str) -> Scalar | None:
-    """A request value as the declared type, or None where it does not fit: a wrong type is a missing value."""
+    """A request value as the declared type, or None where it does not fit: a wrong type is a missing value, and so is NaN,
+    which would make every comparison false."""
     if kind == STRING:
         return value if isinstance(value, str) else None
     if kind == BOOL:
         return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
     if kind == DOUBLE:
         return float(value)
@@ -154,7 +157,8 @@ class Condition:
 class Folded:
     """Several conditions as one expression: bit i of the answer is condition i. One evaluation costs little more than one alone.
 
-    Where a value is missing the whole expression is an ERROR, and the conditions are evaluated one by one.
+    Where a value is missing the whole expression is an ERROR, and the conditions are evaluated one by one; so is one that is
+    too deep to stand inside another expression.
     """
 
     __slots__ = ("_masks", "conditions", "variables")
@@ -164,36 +168,64 @@ class Folded:
         self.variables = (
             frozenset().union(*(condition.variables for condition in conditions)) if conditions else frozenset()
         )
-        self._masks: list[tuple[int, Any]] = []
-        for start in range(0, len(conditions), _FOLD_BITS):
-            run = conditions[start : start + _FOLD_BITS]
-            source = " + ".join(f"(({condition.source}\n) ? {1 << bit} : 0)" for bit, condition in enumerate(run))
-            self._masks.append((start, environment.compile(source)))
+        self._masks = [
+            mask
+            for start in range(0, len(conditions), _FOLD_BITS)
+            for mask in _masks(range(start, min(start + _FOLD_BITS, len(conditions))), conditions, environment)
+        ]
 
     def evaluate(self, data: Mapping[str, Any]) -> list[tuple[int, bool]]:
         """The conditions that count as fired: (index, it really was true). Errors count as fired, with False."""
         fired: list[tuple[int, bool]] = []
-        for start, expression in self._masks:
-            try:
-                mask = expression.eval(data=data).value()
-            except RuntimeError:
-                mask = None
-            if type(mask) is int:
-                index = start
-                while mask:
-                    if mask & 1:
-                        fired.append((index, True))
-                    mask >>= 1
-                    index += 1
-            else:
-                self._one_by_one(start, data, fired)
+        for run, expression in self._masks:
+            mask = _mask(expression, data)
+            if mask is None:
+                self._one_by_one(run, data, fired)
+                continue
+            index = run.start
+            while mask:
+                if mask & 1:
+                    fired.append((index, True))
+                mask >>= 1
+                index += 1
         return fired
 
-    def _one_by_one(self, start: int, data: Mapping[str, Any], fired: list[tuple[int, bool]]) -> None:
-        for index in range(start, min(start + _FOLD_BITS, len(self.conditions))):
+    def _one_by_one(self, run: range, data: Mapping[str, Any], fired: list[tuple[int, bool]]) -> None:
+        for index in run:
             verdict = self.conditions[index].evaluate(data)
             if verdict is not False:
                 fired.append((index, verdict is True))
+
+
+def _masks(run: range, conditions: tuple[Condition, ...], environment: Any) -> list[tuple[range, Any]]:
+    """Folded expressions for the conditions of a run: one, or several where one would be too deep for CEL's parser."""
+    bits = [f"(({conditions[index].source}\n) ? {1 << bit} : 0)" for bit, index in enumerate(run)]
+    try:
+        return [(run, environment.compile(_sum(bits)))]
+    except RuntimeError:
+        if len(run) == 1:
+            return [(run, None)]
+    half = len(run) // 2
+    return [mask for part in (run[:half], run[half:]) for mask in _masks(part, conditions, environment)]
+
+
+def _sum(terms: list[str]) -> str:
+    """The terms added up in a balanced tree: a plain chain of additions is as deep as it is long."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return f"({_sum(terms[:half])} + {_sum(terms[half:])})"
+
+
+def _mask(expression: Any, data: Mapping[str, Any]) -> int | None:
+    """What a folded expression says; None if it cannot be told as a whole."""
+    if expression is None:
+        return None
+    try:
+        value = expression.eval(data=data).value()
+    except RuntimeError:
+        return None
+    return value if type(value) is int else None
 
 
 class Language:

@@ -53,7 +53,8 @@ _DURATION_SCHEMA = {
 Duration = Annotated[float, Field(ge=0), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 MaxAge = Annotated[float, Field(ge=MIN_MAX_AGE_S), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 ClauseName = Annotated[str, StringConstraints(pattern=_CLAUSE)]
-Acr = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\s\"\\]+$")]
+# What an OAuth scope token may hold (RFC 6749 section 3.3), so that it can stand in a WWW-Authenticate header as it is.
+Acr = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!#-\[\]-~]+$")]
 Score = Annotated[float, Field(ge=0, le=100)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 ActionPattern = Annotated[str, _checked(check_action_pattern)]

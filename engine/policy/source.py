@@ -6,6 +6,7 @@ turning a country code into a boolean. Duplicate keys and aliases that expand wi
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,6 +15,7 @@ from engine.errors import SidestepError
 
 MAX_SOURCE_BYTES = 256 * 1024
 MAX_NODES = 20_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Path = tuple[str | int, ...]
 
 
@@ -86,14 +88,18 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", __import__("re").compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 
 
 def load(source: str) -> Tree:
     """Parses one YAML document. Raises PolicyError with line and column."""
-    if len(source.encode()) > MAX_SOURCE_BYTES:
+    if len(source.encode(errors="replace")) > MAX_SOURCE_BYTES:
         raise PolicyError([Problem(0, 0, "", f"larger than {MAX_SOURCE_BYTES // 1024} KiB")])
-    loader = _Loader(source)
+    try:
+        loader = _Loader(source)
+    except yaml.reader.ReaderError as error:
+        line, column = _place(source, error.position)
+        raise PolicyError([Problem(line, column, "", f"not YAML: {error.reason}")]) from None
     try:
         node = loader.get_single_node()
         if node is None:
@@ -118,7 +124,9 @@ def _walk(node: yaml.Node, path: Path, nodes: dict[Path, yaml.Node], problems: l
     if len(nodes) > MAX_NODES:
         raise ValueError("too many values")
     nodes[path] = node
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.ScalarNode):
+        _check_text(node, path, problems)
+    elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
@@ -126,10 +134,23 @@ def _walk(node: yaml.Node, path: Path, nodes: dict[Path, yaml.Node], problems: l
                 mark = key.start_mark
                 problems.append(Problem(mark.line + 1, mark.column + 1, format_path((*path, name)), "given twice"))
             seen.add(name)
+            _check_text(key, (*path, name), problems)
             _walk(value, (*path, name), nodes, problems)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _walk(value, (*path, index), nodes, problems)
+
+
+def _check_text(node: yaml.Node, path: Path, problems: list[Problem]) -> None:
+    r"""Refuses what no UTF-8 can carry: a lone surrogate, which "\ud800" in double quotes makes."""
+    if isinstance(node, yaml.ScalarNode) and not node.value.isascii() and _SURROGATE.search(node.value):
+        mark = node.start_mark
+        problems.append(Problem(mark.line + 1, mark.column + 1, format_path(path), "is not Unicode text"))
+
+
+def _place(source: str, position: int) -> tuple[int, int]:
+    before = source[:position]
+    return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
 
 
 def _indent(line: str) -> int:

@@ -7,14 +7,16 @@ use unless the evidence rules it out (docs/adr/0003-blocked-devices.md).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 from cachetools import LRUCache
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
 from engine.facts import Authentication, Binding, Device, DeviceBlock, Evidence
-from engine.fingerprint import Catalogue, Kind, Observed, hash_component, parse_version
+from engine.fingerprint import Catalogue, Comparison, Kind, Observed, hash_component, parse_version
 from engine.names import Collection
 from sidecar.gather.tenant import Secret, Tenant, moment
 from sidecar.store.view import ReadView
@@ -27,8 +29,8 @@ _BLOCKS = {
 }
 
 
-class Profile(NamedTuple):
-    """A registered device, parsed."""
+class Profile(msgspec.Struct, frozen=True, eq=False):
+    """A registered device, parsed. Equal to itself alone: it stands for exactly the bytes it was parsed from."""
 
     id: str
     subject: str
@@ -45,11 +47,13 @@ class Profile(NamedTuple):
 
 
 class DeviceEvidence(NamedTuple):
-    """What the request shows of a device. `jkt`: the key whose possession was proved, empty if none."""
+    """What the request shows of a device. `jkt`: the key whose possession was proved, empty if none. `encoded`: id and
+    fingerprint as they came, to recognise the same evidence again."""
 
     id: str
-    fingerprint: dict[str, str]
+    fingerprint: Mapping[str, str]
     jkt: str
+    encoded: bytes
 
     @property
     def presented(self) -> bool:
@@ -64,11 +68,12 @@ class _Match(NamedTuple):
 
 
 class DeviceRecogniser:
-    """Compares devices. One per worker loop; caches parsed profiles and hashed components; not thread-safe."""
+    """Compares devices. One per worker loop; caches parsed profiles and what evidence hashes to; not thread-safe."""
 
-    def __init__(self, profiles: int = 4096, hashes: int = 8192) -> None:
+    def __init__(self, profiles: int = 4096, observations: int = 4096) -> None:
         self._profiles: LRUCache[tuple[str, bytes], Profile] = LRUCache(profiles)
-        self._hashes: LRUCache[tuple[bytes, str, str], bytes] = LRUCache(hashes)
+        self._observed: LRUCache[tuple[Catalogue, bytes, bytes], Observed] = LRUCache(observations)
+        self._compared: LRUCache[tuple[Catalogue, Profile, bytes, bytes], Comparison] = LRUCache(observations)
 
     def recognise(
         self, view: ReadView, tenant_id: str, tenant: Tenant, subject: str, shown: DeviceEvidence, now: float
@@ -78,7 +83,6 @@ class DeviceRecogniser:
         ids = view.subject_devices(tenant_id, subject) if shown.presented or blocked else []
         if not ids and not blocked:
             return Device(presented=shown.presented)
-        seen: dict[str, Observed] = {}
         best: Profile | None = None
         best_rank = (False, 0.0)
         matches: dict[str, _Match] = {}
@@ -86,7 +90,7 @@ class DeviceRecogniser:
             profile = self._profile(view, tenant_id, device_id)
             if profile is None or profile.subject != subject:
                 continue
-            match = self._match(profile, tenant, shown, seen, now)
+            match = self._match(profile, tenant, shown, now)
             matches[device_id] = match
             if device_id in blocked:
                 continue
@@ -110,9 +114,7 @@ class DeviceRecogniser:
     def _least(self, profile: Profile, tenant: Tenant) -> float:
         return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
 
-    def _match(
-        self, profile: Profile, tenant: Tenant, shown: DeviceEvidence, seen: dict[str, Observed], now: float
-    ) -> _Match:
+    def _match(self, profile: Profile, tenant: Tenant, shown: DeviceEvidence, now: float) -> _Match:
         if profile.jkt and profile.jkt == shown.jkt:
             return _Match(True, 1.0, False)
         if profile.bare:
@@ -122,10 +124,17 @@ class DeviceRecogniser:
         if secret is None or not secret.usable(now):
             # Without its key a profile can neither be recognised nor ruled out.
             return _Match(False, 0.0, False)
-        if profile.key_id not in seen:
-            seen[profile.key_id] = self._observe(shown.fingerprint, tenant.catalogue, secret)
-        comparison = tenant.catalogue.compare(profile.registered, seen[profile.key_id])
+        comparison = self._compare(profile, tenant.catalogue, shown, secret)
         return _Match(False, comparison.similarity, comparison.excluded)
+
+    def _compare(self, profile: Profile, catalogue: Catalogue, shown: DeviceEvidence, secret: Secret) -> Comparison:
+        """Both sides are compared by value: the catalogue by identity, since a change of settings makes a new one."""
+        key = (catalogue, profile, shown.encoded, secret.key)
+        compared = self._compared.get(key)
+        if compared is None:
+            compared = catalogue.compare(profile.registered, self._observe(shown, catalogue, secret))
+            self._compared[key] = compared
+        return compared
 
     def _block(
         self,
@@ -171,28 +180,28 @@ class DeviceRecogniser:
             self._profiles[key] = profile
         return profile
 
-    def _observe(self, fingerprint: dict[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
-        if not fingerprint:
+    def _observe(self, shown: DeviceEvidence, catalogue: Catalogue, secret: Secret) -> Observed:
+        if not shown.fingerprint:
             return _NOTHING_SEEN
-        components: dict[str, bytes] = {}
-        versions: dict[str, int] = {}
-        for name, value in fingerprint.items():
-            component = catalogue.components.get(name)
-            if component is None:
-                continue
-            if component.kind is Kind.EXACT:
-                components[name] = self._hash(secret.key, name, value)
-            elif (ordinal := parse_version(value)) is not None:
-                versions[name] = ordinal
-        return Observed(components, versions)
+        key = (catalogue, shown.encoded, secret.key)
+        observed = self._observed.get(key)
+        if observed is None:
+            observed = self._observed[key] = _observe(shown.fingerprint, catalogue, secret)
+        return observed
 
-    def _hash(self, key: bytes, name: str, value: str) -> bytes:
-        # Operating systems, browsers and time zones repeat across users, so most hashes are found here.
-        cached = self._hashes.get((key, name, value))
-        if cached is None:
-            cached = hash_component(key, name, value)
-            self._hashes[key, name, value] = cached
-        return cached
+
+def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+    components: dict[str, bytes] = {}
+    versions: dict[str, int] = {}
+    for name, value in fingerprint.items():
+        component = catalogue.components.get(name)
+        if component is None:
+            continue
+        if component.kind is Kind.EXACT:
+            components[name] = hash_component(secret.key, name, value)
+        elif (ordinal := parse_version(value)) is not None:
+            versions[name] = ordinal
+    return Observed(components, versions)
 
 
 def _parse(device_id: str, value: bytes) -> Profile:

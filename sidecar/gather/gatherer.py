@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from cachetools import LRUCache
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine import risk
@@ -26,7 +28,7 @@ from engine.facts import (
     Subject,
     TokenState,
 )
-from engine.names import Collection, Lane
+from engine.names import SIGNAL_KINDS, Collection, Lane
 from engine.rules import TenantRules
 from sidecar.clock import Clock
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
@@ -58,6 +60,17 @@ class GatherConfig:
     hard_stale_s: float
 
 
+class _Loaded(NamedTuple):
+    """What one read view says of a tenant as a whole: looked up once for all calls that share the view."""
+
+    urgent: Cursor
+    bulk: Cursor
+    age_s: float | None
+    tenant: Tenant
+    # Kinds of which there is any signal.
+    signal_kinds: frozenset[str]
+
+
 class Gathered(NamedTuple):
     """The facts and the rules to decide them by."""
 
@@ -74,6 +87,9 @@ class Gatherer:
         self._tokens = TokenVerifier()
         self._devices = DeviceRecogniser()
         self._grants: LRUCache[tuple[str, bytes], Grant | None] = LRUCache(4096)
+        self._signal_kinds: dict[str, tuple[Cursor, frozenset[str]]] = {}
+        self._view: ReadView | None = None
+        self._loaded: dict[str, _Loaded] = {}
 
     def gather(
         self,
@@ -92,18 +108,21 @@ class Gatherer:
         """
         asked = check(request, self._config.default_tenant)
         tenant_id = asked.tenant
-        cursor, bulk = self._loaded(view, tenant_id)
-        tenant = self._tenants.get(view, tenant_id, cursor)
+        cursor, bulk, age_s, tenant, signal_kinds = self._look_up(view, tenant_id, clock)
         token = self._verify(asked, tenant, now)
         session_id = (token.token.session if token and token.token else "") or asked.session
         subject = self._subject(view, tenant_id, asked, token)
-        shown = DeviceEvidence(asked.device, dict(request.device.fingerprint), token.proof_jkt if token else "")
+        shown = DeviceEvidence(
+            asked.device,
+            request.device.fingerprint,
+            token.proof_jkt if token else "",
+            request.device.SerializeToString(),
+        )
         device = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
         values = {name: value for name, value in asked.values.items() if name in tenant.rules.request_variables}
         grants = self._find_grants(view, asked, subject, device.id, tenant, now)
         if _RESOURCE_ID in values and not _reads_resource_id(tenant.rules, grants):
             del values[_RESOURCE_ID]
-        age_s = view.age_s(tenant_id, clock)
         facts = Facts(
             now=now,
             tenant=tenant_id,
@@ -115,9 +134,9 @@ class Gatherer:
             journal_full=journal_full,
             subject=subject,
             device=device,
-            session=_session(view, request.session, asked, session_id, token),
+            session=_session(view, request.session, asked, session_id, token, now + tenant.rules.clock_skew_s),
             authentications=_authentications(request.session, session_id, token),
-            risk=_risk(view, tenant_id, asked, session_id, device.id, now),
+            risk=_risk(view, signal_kinds, asked, session_id, device.id, now),
             grants=grants,
             values=values,
         )
@@ -127,7 +146,7 @@ class Gatherer:
         """The rules a request would be decided by, without looking anything else up: for fail-safe answers. Raises as
         `gather`."""
         asked = check(request, self._config.default_tenant)
-        cursor, _ = self._loaded(view, asked.tenant)
+        cursor, _ = _cursors(view, asked.tenant)
         return self._tenants.get(view, asked.tenant, cursor).rules
 
     def min_revision_reached(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> bool:
@@ -138,14 +157,25 @@ class Gatherer:
         wanted = request.min_revision
         return cursor is not None and (cursor.epoch, cursor.revision) >= (wanted.epoch, wanted.revision)
 
-    def _loaded(self, view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
-        urgent, bulk = urgent_cursor(view, tenant), view.cursor(tenant, Lane.BULK)
-        if urgent is None or bulk is None:
-            scope = view.scope()
-            if scope is not None and tenant not in scope:
-                raise ScopeError(f"tenant {tenant!r} is not followed by this sidecar")
-            raise NotLoadedError(f"tenant {tenant!r} was never synced")
-        return urgent, bulk
+    def _look_up(self, view: ReadView, tenant_id: str, clock: Clock) -> _Loaded:
+        if view is not self._view:
+            self._view = view
+            self._loaded.clear()
+        loaded = self._loaded.get(tenant_id)
+        if loaded is None:
+            urgent, bulk = _cursors(view, tenant_id)
+            tenant = self._tenants.get(view, tenant_id, urgent)
+            kinds = self._kinds(view, tenant_id, bulk)
+            loaded = _Loaded(urgent, bulk, view.age_s(tenant_id, clock), tenant, kinds)
+            self._loaded[tenant_id] = loaded
+        return loaded
+
+    def _kinds(self, view: ReadView, tenant: str, bulk: Cursor) -> frozenset[str]:
+        held = self._signal_kinds.get(tenant)
+        if held is None or held[0] != bulk:
+            held = (bulk, frozenset(kind for kind in SIGNAL_KINDS if view.has_signals(tenant, kind)))
+            self._signal_kinds[tenant] = held
+        return held[1]
 
     def _staleness(self, age_s: float | None) -> Staleness:
         if age_s is None or age_s > self._config.hard_stale_s:
@@ -197,6 +227,16 @@ class Gatherer:
         if key not in self._grants:
             self._grants[key] = _parse_grant(grant_id, value)
         return self._grants[key]
+
+
+def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
+    urgent, bulk = urgent_cursor(view, tenant), view.cursor(tenant, Lane.BULK)
+    if urgent is None or bulk is None:
+        scope = view.scope()
+        if scope is not None and tenant not in scope:
+            raise ScopeError(f"tenant {tenant!r} is not followed by this sidecar")
+        raise NotLoadedError(f"tenant {tenant!r} was never synced")
+    return urgent, bulk
 
 
 def _parse_grant(grant_id: str, value: bytes) -> Grant | None:
@@ -259,21 +299,22 @@ def _session(
     asked: Checked,
     session_id: str,
     token: TokenResult | None,
+    latest: float,
 ) -> Session:
+    """`latest`: a time after it is impossible, and as good as none."""
     verified = token.token if token else None
     # A token overrides what the caller asserts.
     started_at = verified.started_at if verified else None
-    if token is None and shown.HasField("start_time"):
-        started_at = seconds(shown.start_time, "session.start_time")
-    active_at = (
-        seconds(shown.last_active_time, "session.last_active_time") if shown.HasField("last_active_time") else None
-    )
+    if token is None:
+        started_at = _asserted_time(shown.start_time, "session.start_time", latest)
+    active_at = _asserted_time(shown.last_active_time, "session.last_active_time", latest)
     issued_at = verified.issued_at if verified else None
     if issued_at is not None:
         active_at = issued_at if active_at is None else max(active_at, issued_at)
     named = {session_id, asked.session} - {""}
     return Session(
-        presented=bool(named) or token is not None,
+        # A token alone does not name a session: what has no id cannot be revoked.
+        presented=bool(named),
         revoked=any(view.get(Collection.REVOKED_SESSIONS, asked.tenant, name) is not None for name in named),
         token=_token_state(token),
         token_detail=token.detail if token else "",
@@ -281,6 +322,12 @@ def _session(
         started_at=started_at,
         last_active_at=active_at,
     )
+
+
+def _asserted_time(timestamp: Timestamp, field: str, latest: float = inf) -> float | None:
+    """A time the caller states, in whole seconds; None for none, also for the epoch itself, which is how an unset one looks."""
+    at = seconds(timestamp, field)
+    return at if 0.0 < at <= latest else None
 
 
 def _token_state(token: TokenResult | None) -> TokenState:
@@ -305,7 +352,7 @@ def _authentications(
     return tuple(
         Authentication(
             event.acr,
-            seconds(event.auth_time, "session.authentications.auth_time") if event.HasField("auth_time") else None,
+            _asserted_time(event.auth_time, "session.authentications.auth_time"),
             Evidence.ASSERTED,
             tuple(event.amr),
             event.issuer,
@@ -314,12 +361,14 @@ def _authentications(
     )
 
 
-def _risk(view: ReadView, tenant: str, asked: Checked, session_id: str, device_id: str, now: float) -> Risk:
+def _risk(view: ReadView, kinds: frozenset[str], asked: Checked, session_id: str, device_id: str, now: float) -> Risk:
+    """Only kinds of which there are signals are looked up; of the others nothing can be known or hidden."""
+    tenant = asked.tenant
     found: list[Signal] = []
     unchecked: list[str] = []
     if asked.address is None:
         unchecked.append("network")
-    else:
+    elif "ip" in kinds:
         _add(found, "network", view.ip_signals(tenant, asked.address), now)
     asn = "" if asked.asn is None else str(asked.asn)
     for kind, value in (
@@ -329,9 +378,11 @@ def _risk(view: ReadView, tenant: str, asked: Checked, session_id: str, device_i
         ("device", device_id),
         ("session", session_id),
     ):
+        if kind not in kinds:
+            continue
         if value:
             _add(found, kind, view.signals(tenant, kind, value), now)
-        elif view.has_signals(tenant, kind):
+        else:
             unchecked.append(kind)
     if not found and not unchecked:
         return _NO_RISK

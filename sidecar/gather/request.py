@@ -82,11 +82,14 @@ def check(request: decision_pb2.EvaluateRequest, default_tenant: str) -> Checked
 
 
 def seconds(timestamp: Timestamp, field: str) -> float:
-    """A protobuf timestamp as seconds since the epoch. Raises InvalidInputError outside of years 1-9999."""
+    """A protobuf timestamp as whole seconds since the epoch, rounded down, so that half a timestamp is never a kinder one.
+
+    Raises InvalidInputError outside of years 1-9999.
+    """
     whole, nanos = timestamp.seconds, timestamp.nanos
     if not -62135596800 <= whole <= 253402300799 or not 0 <= nanos < _NANOS:
         raise InvalidInputError(field, "is not a valid timestamp")
-    return whole + nanos / _NANOS
+    return float(whole)
 
 
 def _dpop(session: decision_pb2.SessionEvidence) -> DpopInput | None:
@@ -120,6 +123,8 @@ def _check_fingerprint(device: decision_pb2.DeviceEvidence) -> None:
     fingerprint = device.fingerprint
     if len(fingerprint) > MAX_COMPONENTS:
         raise InvalidInputError("device.fingerprint", f"more than {MAX_COMPONENTS} components")
+    if device.ByteSize() <= MAX_COMPONENT_CHARS:
+        return  # the usual case: all of them together are shorter than one may be
     for component, value in fingerprint.items():
         if len(component) > MAX_COMPONENT_CHARS or len(value) > MAX_COMPONENT_CHARS:
             raise InvalidInputError(

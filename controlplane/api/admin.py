@@ -1,0 +1,239 @@
+"""AdminService: what operators and the `sidestep` CLI do.
+
+It translates; the rules are in validation, resources, links and imports.
+"""
+# ruff: noqa: N802 - the methods are named by the proto service
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
+from sidestep.v1 import resources_pb2 as pb
+
+from controlplane.api.fingerprints import FingerprintHasher
+from controlplane.api.imports import ATTEMPTS, Import
+from controlplane.api.links import check_links
+from controlplane.api.resources import Checked, Completed, check, complete, decode, public
+from controlplane.errors import ConflictError, NotFoundError, OverloadedError
+from controlplane.kinds import KINDS
+from controlplane.store import Head, Store, Write
+from engine.errors import InvalidInputError
+from engine.names import Collection, Lane, lane_of, parse_name, parse_parent
+from engine.policy import PolicyError, parse_policy
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1_000
+# A page is cut here, well below the 4 MiB that gRPC clients accept unless told otherwise.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+MAX_IMPORTS = 4
+_RETRY_IMPORT_S = 5.0
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """The verbs of admin.proto over a store. One instance serves all calls, in one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # Two new keys put at once would each be invisible to the other's check.
+        self._putting_key = asyncio.Lock()
+        self._imports = 0
+
+    async def PutResource(self, request: admin_pb2.PutResourceRequest, context: Any) -> admin_pb2.PutResourceResponse:
+        """Creates or replaces a record; equal content changes nothing and keeps the revision."""
+        checked = check(request.resource)
+        warnings = await self._hash_fingerprint(checked)
+        async with AsyncExitStack() as stack:
+            if checked.name.collection is Collection.KEYS:
+                await stack.enter_async_context(self._putting_key)
+            completed, head = await self._put(checked, validate_only=request.validate_only)
+        return admin_pb2.PutResourceResponse(
+            resource=public(checked.name.collection, completed.record),
+            revision=_revision(head),
+            changed=completed.changed,
+            warnings=[*warnings, *completed.warnings],
+        )
+
+    async def GetResource(self, request: admin_pb2.GetResourceRequest, context: Any) -> admin_pb2.GetResourceResponse:
+        """One record, without secrets. NOT_FOUND if there is none."""
+        name = parse_name(request.name)
+        value = await self._store.get(name.tenant, name.collection, name.id)
+        if value is None:
+            raise NotFoundError(request.name)
+        return admin_pb2.GetResourceResponse(resource=public(name.collection, decode(name.collection, value)))
+
+    async def ListResources(
+        self, request: admin_pb2.ListResourcesRequest, context: Any
+    ) -> admin_pb2.ListResourcesResponse:
+        """A page of a collection by id, cut short of page_size where the records are large."""
+        tenant = parse_parent(request.parent)
+        collection = _collection(request.collection)
+        limit = _page_size(request.page_size)
+        after = _read_token(request.page_token)
+        rows = await self._store.list(tenant, collection, after=after, limit=limit, prefix=request.id_prefix)
+        response = admin_pb2.ListResourcesResponse(total_size=await self._store.count(tenant, collection))
+        size = 0
+        for record_id, value in rows:
+            size += len(value)
+            if response.resources and size > MAX_PAGE_BYTES:
+                response.next_page_token = _write_token(after)
+                return response
+            response.resources.append(public(collection, decode(collection, value)))
+            after = record_id
+        if len(rows) == limit:
+            response.next_page_token = _write_token(after)
+        return response
+
+    async def DeleteResource(
+        self, request: admin_pb2.DeleteResourceRequest, context: Any
+    ) -> admin_pb2.DeleteResourceResponse:
+        """Deletes a record. NOT_FOUND if there is none."""
+        name = parse_name(request.name)
+        if await self._store.get(name.tenant, name.collection, name.id) is None:
+            raise NotFoundError(request.name)
+        committed = await self._store.commit(name.tenant, [Write(name.collection, name.id, None)])
+        if not committed.changed:
+            raise NotFoundError(request.name)
+        return admin_pb2.DeleteResourceResponse(revision=_revision(committed.heads[_lane(name.collection)]))
+
+    async def ImportResources(
+        self, request_iterator: AsyncIterator[admin_pb2.ImportResourcesRequest], context: Any
+    ) -> admin_pb2.ImportResourcesResponse:
+        """Receives start, batches and commit. Whatever ends the stream before the commit discards all of it."""
+        if self._imports >= MAX_IMPORTS:
+            raise OverloadedError(f"{MAX_IMPORTS} imports are running", _RETRY_IMPORT_S)
+        self._imports += 1
+        started: Import | None = None
+        try:
+            async for request in request_iterator:
+                kind = request.WhichOneof("message")
+                if (kind == "start") is not (started is None):
+                    raise InvalidInputError("message", "an import begins with one start message")
+                if started is None:
+                    started = Import(self._store, request.start)
+                elif kind == "batch":
+                    await started.add(request.batch)
+                elif kind == "commit":
+                    return await started.commit(request.commit.count)
+                else:
+                    raise InvalidInputError("message", "must be a batch or the commit")
+            raise InvalidInputError("commit", "the stream ended without it; nothing was written")
+        finally:
+            self._imports -= 1
+            if started is not None:
+                await started.close()
+
+    async def CheckPolicy(self, request: admin_pb2.CheckPolicyRequest, context: Any) -> admin_pb2.CheckPolicyResponse:
+        """Every problem of a policy document, with line and column."""
+        tenant = parse_parent(request.parent)
+        try:
+            parsed = parse_policy(request.source)
+        except PolicyError as error:
+            return admin_pb2.CheckPolicyResponse(
+                problems=[admin_pb2.PolicyProblem(**problem._asdict()) for problem in error.problems]
+            )
+        response = admin_pb2.CheckPolicyResponse(warnings=parsed.warnings)
+        if parsed.tenant and parsed.tenant != tenant:
+            response.problems.add(path="metadata.tenant", message=f"{parsed.tenant!r} is not the tenant {tenant!r}")
+        return response
+
+    async def GetRevisions(
+        self, request: admin_pb2.GetRevisionsRequest, context: Any
+    ) -> admin_pb2.GetRevisionsResponse:
+        """Heads of a tenant's lanes; none before its first write."""
+        tenant = parse_parent(request.parent)
+        heads = await self._store.heads([tenant])
+        return admin_pb2.GetRevisionsResponse(
+            heads=[
+                sync_pb2.Cursor(
+                    tenant=head.tenant,
+                    lane=f"LANE_{head.lane.name}",
+                    epoch=head.epoch,
+                    revision=head.revision,
+                    digest=head.digest,
+                )
+                for head in heads
+            ]
+        )
+
+    async def ListSidecars(
+        self, request: admin_pb2.ListSidecarsRequest, context: Any
+    ) -> admin_pb2.ListSidecarsResponse:
+        """A page of the sidecars connected or seen lately, by name."""
+        tenant = parse_parent(request.parent) if request.parent else None
+        limit = _page_size(request.page_size)
+        sidecars = await self._store.sidecars(tenant, after=_read_token(request.page_token), limit=limit)
+        response = admin_pb2.ListSidecarsResponse(sidecars=sidecars)
+        if len(sidecars) == limit:
+            response.next_page_token = _write_token(sidecars[-1].sidecar)
+        return response
+
+    async def _hash_fingerprint(self, checked: Checked) -> list[str]:
+        """Replaces the raw fingerprint of a device by its stored form. Returns warnings."""
+        name, record = checked
+        if not (isinstance(record, pb.Device) and record.fingerprint):
+            return []
+        hasher = await FingerprintHasher.load(self._store, name.tenant, time.time())
+        return hasher.hash(record, "device")
+
+    async def _put(self, checked: Checked, *, validate_only: bool) -> tuple[Completed, Head | None]:
+        """Reads, completes and writes one record; again, a few times, if someone else wrote it in between."""
+        (tenant, collection, record_id), _ = checked
+        key = (collection, record_id)
+        for attempt in range(1, ATTEMPTS + 1):
+            stored = await self._store.get(tenant, *key)
+            expect = await check_links(self._store, checked)
+            completed = complete(checked, stored, time.time())
+            if validate_only or not completed.changed:
+                heads = {head.lane: head for head in await self._store.heads([tenant])}
+                return completed, heads.get(_lane(collection))
+            try:
+                write = Write(collection, record_id, completed.value)
+                committed = await self._store.commit(tenant, [write], expect={**expect, key: stored})
+            except ConflictError:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                return completed, committed.heads[_lane(collection)]
+        raise AssertionError("unreachable")
+
+
+def _lane(collection: Collection) -> Lane:
+    lane = lane_of(collection)
+    assert lane is not None
+    return lane
+
+
+def _revision(head: Head | None) -> pb.Revision | None:
+    return None if head is None else pb.Revision(epoch=head.epoch, revision=head.revision)
+
+
+def _collection(number: int) -> Collection:
+    try:
+        return Collection(number)
+    except ValueError:
+        known = ", ".join(f"COLLECTION_{collection.name}" for collection in KINDS)
+        raise InvalidInputError("collection", f"must be one of {known}") from None
+
+
+def _page_size(size: int) -> int:
+    if not 0 <= size <= MAX_PAGE:
+        raise InvalidInputError("page_size", f"{size} is not between 1 and {MAX_PAGE}")
+    return size or DEFAULT_PAGE
+
+
+def _write_token(after: str) -> str:
+    return base64.urlsafe_b64encode(after.encode()).decode()
+
+
+def _read_token(token: str) -> str:
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidInputError("page_token", "is not one this service gave out") from None

@@ -1,0 +1,187 @@
+"""The program `sidestep-controlplane`, and the only wiring of its parts."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import NamedTuple
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
+
+from controlplane.api.admin import AdminService
+from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.health import Health
+from controlplane.api.sync import SyncService
+from controlplane.changes import Changes
+from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.errors import SettingsError
+from controlplane.retention import Retention
+from controlplane.snapshots import Snapshots
+from controlplane.store import Store
+from engine.errors import SidestepError
+
+_LOG = logging.getLogger(__name__)
+
+_SERVICES = (
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
+)
+_GRPC_OPTIONS = (
+    # Without this a second process would take over part of the connections instead of failing to start.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # A sidecar that vanished without a word is noticed by this.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class Serving(NamedTuple):
+    """Where a running control plane can be reached."""
+
+    grpc: str
+    http: str
+
+
+@asynccontextmanager
+async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
+    """Runs a control plane; on leaving, ends streams, lets running calls finish and closes everything.
+
+    Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        store = await Store.open(settings.database_url)
+        stack.push_async_callback(store.close)
+        changes = Changes(store)
+        await changes.start()
+        stack.push_async_callback(changes.stop)
+        snapshots = Snapshots(store, settings.snapshot_path(), max_builds=settings.max_snapshot_builds)
+        stack.push_async_callback(snapshots.stop)
+        await snapshots.start()
+        retention = Retention(
+            store,
+            changes,
+            snapshots,
+            log_entries=settings.log_entries,
+            log_bytes=settings.log_bytes,
+            sidecars_s=settings.sidecar_retention,
+        )
+        scope = settings.scope()
+        sync = SyncService(
+            store,
+            changes,
+            snapshots,
+            scope_of=lambda _context: scope,
+            heartbeat_s=settings.heartbeat,
+            ack_timeout_s=settings.ack_timeout,
+            max_streams=settings.max_streams,
+        )
+        status = Health(_SERVICES, {"database": changes.is_current})
+        server = _build_server(settings, store, sync, status)
+        grpc_address = _listen_grpc(server, settings)
+        http_address = await _listen_http(status, settings)
+        stack.push_async_callback(status.close)
+        await server.start()
+        stack.push_async_callback(server.stop, settings.drain)
+        for work in (retention.run(), status.run()):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
+        try:
+            yield Serving(grpc_address, http_address)
+        finally:
+            await status.drain()
+            sync.drain()
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT. Exit code 2: wrong settings; 1: could not start."""
+    parser = argparse.ArgumentParser(
+        prog="sidestep-controlplane",
+        description="Keeps the records and the caches of all sidecars current.",
+        epilog=_describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("sidestep"))
+    parser.parse_args()
+    try:
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        asyncio.run(_serve(settings))
+    except SettingsError as error:
+        sys.exit(_complain(error, 2))
+    except SidestepError as error:
+        sys.exit(_complain(error, 1))
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with control_plane(settings) as serving:
+        # Whoever started this program waits for this line.
+        sys.stdout.write(f"ready grpc={serving.grpc} http={serving.http}\n")
+        sys.stdout.flush()
+        await stopping.wait()
+        _LOG.info("stopping")
+        # A second signal ends the program at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _build_server(settings: Settings, store: Store, sync: SyncService, status: Health) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_GRPC_OPTIONS)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    sync.add_to(server)
+    health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
+    if settings.reflection:
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _listen_grpc(server: grpc.aio.Server, settings: Settings) -> str:
+    host = settings.listen.rpartition(":")[0]
+    try:
+        return f"{host}:{server.add_insecure_port(settings.listen)}"
+    except RuntimeError:
+        raise SettingsError(f"{setting_name('listen')}: cannot listen on {settings.listen}") from None
+
+
+async def _listen_http(status: Health, settings: Settings) -> str:
+    host, _, port = settings.http_listen.rpartition(":")
+    try:
+        return f"{host}:{await status.listen(host.strip('[]'), int(port))}"
+    except OSError as error:
+        reason = f"cannot listen on {settings.http_listen}: {error.strerror}"
+        raise SettingsError(f"{setting_name('http_listen')}: {reason}") from None
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _describe_settings() -> str:
+    lines = ["settings (environment, or a YAML file with the same names):"]
+    lines += [f"  {FILE_SETTING}", "      path of the YAML file"]
+    for name, field in Settings.model_fields.items():
+        lines += [f"  {setting_name(name)}", f"      {field.description} (default: {field.default})"]
+    return "\n".join(lines)
+
+
+def _complain(error: SidestepError, code: int) -> int:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"sidestep-controlplane: {line}\n")
+    return code

@@ -1,0 +1,52 @@
+"""`sidestep`: the program."""
+
+from __future__ import annotations
+
+import click
+
+from controlplane.cli.apply import apply
+from controlplane.cli.devices import device
+from controlplane.cli.evaluate import evaluate
+from controlplane.cli.fleet import revisions, sidecar
+from controlplane.cli.grants import grant
+from controlplane.cli.keys import key
+from controlplane.cli.policies import policy
+from controlplane.cli.program import Program
+from controlplane.cli.rehearsal import explain_policy, test_policy
+from controlplane.cli.sessions import session
+from controlplane.cli.signals import signal
+from controlplane.cli.subjects import subject
+from controlplane.cli.tenants import posture, settings
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="sidestep")
+def cli() -> None:
+    """Administer a Sidestep control plane, and ask a sidecar for decisions.
+
+    The shared options may stand before or after the command.
+    """
+
+
+for command in (
+    policy,
+    device,
+    subject,
+    grant,
+    signal,
+    session,
+    key,
+    settings,
+    posture,
+    sidecar,
+    revisions,
+    apply,
+    evaluate,
+):
+    cli.add_command(command)
+policy.add_command(test_policy)
+policy.add_command(explain_policy)
+
+
+if __name__ == "__main__":
+    cli()

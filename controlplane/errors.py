@@ -1,0 +1,80 @@
+"""The control plane's branch of the error tree. `api/errors.py` maps it to gRPC codes, once."""
+
+from __future__ import annotations
+
+from engine.errors import SidestepError
+
+
+class SettingsError(SidestepError):
+    """A setting is unknown, missing or malformed; the message names it."""
+
+
+class StoreError(SidestepError):
+    """The database cannot be reached or written now: locked, full, damaged, gone. Nothing of the call was kept."""
+
+
+class SchemaError(SidestepError):
+    """The database is not Sidestep's, or was made by a newer version."""
+
+
+class NotFoundError(SidestepError):
+    """There is no such record."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: not found")
+        self.name = name
+
+
+class ConflictError(SidestepError):
+    """A record does not hold what the writer expected; nothing was written."""
+
+    def __init__(self, tenant: str, collection: int, record_id: str) -> None:
+        super().__init__(f"tenants/{tenant}: record {record_id!r} of collection {collection} has changed meanwhile")
+        self.tenant = tenant
+        self.collection = collection
+        self.record_id = record_id
+
+
+class ShrinkError(SidestepError):
+    """An import would remove more of a collection than it may without force."""
+
+
+class CompactedError(SidestepError):
+    """The change log no longer holds every change after a revision; only a snapshot leads on from there."""
+
+    def __init__(self, tenant: str, lane: int, after: int) -> None:
+        super().__init__(f"tenants/{tenant}: the log of lane {lane} no longer reaches back to revision {after}")
+        self.tenant = tenant
+        self.lane = lane
+        self.after = after
+
+
+class DamagedError(SidestepError):
+    """Stored data contradicts its own digest."""
+
+
+class OverloadedError(SidestepError):
+    """Too much at once; try again after `retry_after_s` seconds (with jitter)."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(f"{what}; try again in about {retry_after_s:g} s")
+        self.retry_after_s = retry_after_s
+
+
+class StalledError(SidestepError):
+    """A sidecar does not acknowledge what it was sent."""
+
+
+class DrainingError(SidestepError):
+    """This process is about to stop; another one serves."""
+
+    def __init__(self) -> None:
+        super().__init__("the control plane is shutting down; connect again")
+
+
+class ScopeError(SidestepError):
+    """The caller's identity does not cover a tenant."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"tenants/{tenant}: out of scope for this caller")
+        self.tenant = tenant

@@ -1,0 +1,1 @@
+"""The processes in each pod: supervisor, agent and workers."""

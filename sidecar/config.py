@@ -1,0 +1,226 @@
+"""Settings of the sidecar, from the environment and a file with the same names. The only reader of the environment.
+
+A setting is `SIDESTEP_` and the name of a `Config` field in capitals, without the unit `_s`. The
+environment wins over the YAML file that SIDESTEP_CONFIG names. Durations are written `250ms`, `5m`, `1h30m`; sizes in
+bytes, or `64KiB`, `256MiB`, `2GiB`. Unknown SIDESTEP_ names are refused, so that a typing error cannot pass for a
+default. Where the collector is, OpenTelemetry's own OTEL_ variables say (specification 1.x, "OTLP exporter").
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from engine.durations import parse_duration
+from engine.errors import InvalidInputError, SidestepError
+from engine.names import check_tenant
+from sidecar.listeners import Address, Listener, parse_address, parse_listeners
+from sidecar.otel import Otlp, parse_otlp, parse_resource
+from sidecar.page import MAX_WORKERS
+
+PREFIX = "SIDESTEP_"
+_FILE = "SIDESTEP_CONFIG"
+# Settings of other programs, which may share the environment.
+_OTHERS = re.compile(
+    r"SIDESTEP_(CP_.*|SERVER|ADDRESS|"
+    # What Kubernetes sets for a Service whose name begins with "sidestep-"; NAME_PORT is told by its value.
+    r".*_SERVICE_HOST|.*_SERVICE_PORT(_.*)?|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
+_SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_MIB = 1 << 20
+
+
+class ConfigError(SidestepError):
+    """Settings that cannot be used. The message names every one of them, a line each."""
+
+
+def _tenant(value: Any) -> str:
+    try:
+        return check_tenant(str(value))
+    except InvalidInputError as error:
+        raise ValueError(error.problem) from None
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return parse_duration(value)
+        except InvalidInputError as error:
+            raise ValueError(error.problem) from None
+    if isinstance(value, bool | int):
+        raise ValueError(f"{value} has no unit; write a duration such as 250ms, 90s or 5m")
+    return value
+
+
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", value.strip())
+    if match is None or match[2] not in _SIZES:
+        raise ValueError(f"{value!r} is not a size such as 65536, 64KiB or 256MiB")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size)]
+
+
+class Config(BaseModel):
+    """All settings, checked. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    # Tenant of requests that name none. Required.
+    tenant: Annotated[str, BeforeValidator(_tenant)]
+    # Where decisions are served.
+    listen: Annotated[tuple[Listener, ...], BeforeValidator(parse_listeners)] = parse_listeners("127.0.0.1:9191")
+    # Serve TCP beyond this host. Callers are not authenticated there, so only behind something that does.
+    allow_non_loopback: bool = False
+    # Health and metrics.
+    http_listen: Annotated[Address, BeforeValidator(parse_address)] = parse_address("127.0.0.1:9192")
+    control_plane: Annotated[str, BeforeValidator(lambda value: str(parse_address(value)))] = "127.0.0.1:9190"
+    data_dir: Path = Path("/var/lib/sidestep")
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
+    transport: Literal["native", "grpcio"] = "native"
+    # Shown to operators of the control plane; grants nothing.
+    sidecar_name: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
+    # Age of the data from which no exemption applies, and from which the top requirement does.
+    soft_stale_s: Duration = Field(default=300.0, gt=0)
+    hard_stale_s: Duration = Field(default=3600.0, gt=0)
+    max_message_bytes: Size = Field(default=64 << 10, ge=1024, le=4 * _MIB)
+    reflection: bool = False
+    # Every caller may ask for an explanation. A manual for an attacker: for development, on loopback only.
+    diagnose: bool = False
+    # Whether an unsynced sidecar makes the pod unready.
+    ready_requires_sync: bool = False
+    # From SIGTERM to the end, shipping of what is left included.
+    shutdown_grace_s: Duration = Field(default=25.0, ge=1, le=3600)
+    # Bytes a generation of the store may grow to; the volume must hold two, and the journal.
+    store_max: Size = Field(default=4 << 30, ge=16 * _MIB)
+    scrub_interval_s: Duration = Field(default=3600.0, ge=1)
+    # Bytes of records that may wait for the collector, all workers together.
+    journal_max: Size = Field(default=256 * _MIB, ge=_MIB)
+    # `none`: records are discarded once written. Only for development.
+    journal_sink: Literal["otlp", "none"] = "otlp"
+    # Answer nothing that cannot be recorded, instead of exempting nobody.
+    journal_strict: bool = False
+    # What an appended record survives: the death of any `process`, or of the node (`disk`).
+    journal_durability: Literal["process", "disk"] = "process"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # Not SIDESTEP_ settings: from OTEL_*.
+    otlp: Otlp = Field(default=Otlp(), repr=False)  # its headers may be credentials
+    resource: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        if self.soft_stale_s >= self.hard_stale_s:
+            raise ValueError("SIDESTEP_SOFT_STALE: must be shorter than SIDESTEP_HARD_STALE")
+        if self.journal_max < self.workers * _MIB:
+            raise ValueError("SIDESTEP_JOURNAL_MAX: at least 1MiB per worker")
+        exposed = [listener for listener in self.listen if not listener.local]
+        if exposed and not self.allow_non_loopback:
+            raise ValueError(
+                f"SIDESTEP_LISTEN: {exposed[0]} can be reached from other hosts; "
+                "if that is meant, set SIDESTEP_ALLOW_NON_LOOPBACK=true"
+            )
+        if exposed and self.diagnose:
+            raise ValueError("SIDESTEP_DIAGNOSE: only with listeners on loopback or Unix sockets")
+        return self
+
+    @property
+    def page_path(self) -> Path:
+        """The shared page."""
+        return self.data_dir / "page"
+
+    @property
+    def journal_dir(self) -> Path:
+        """The journal's segments."""
+        return self.data_dir / "journal"
+
+
+_FROM_OTEL = frozenset({"otlp", "resource"})
+
+
+def _setting(field: str) -> str:
+    return PREFIX + field.removesuffix("_s").upper()
+
+
+SETTINGS = {_setting(field): field for field in Config.model_fields if field not in _FROM_OTEL}
+"""Name of every setting, and its field in Config."""
+
+
+def load(environment: Mapping[str, str] | None = None) -> Config:
+    """Reads the settings. Raises ConfigError naming every setting that cannot be used."""
+    environment = os.environ if environment is None else environment
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for source, names in (_file(environment), ("", _own(environment))):
+        for name, value in names.items():
+            if name in SETTINGS:
+                values[SETTINGS[name]] = value
+            else:
+                problems.append(f"{source}{name}: unknown setting{_nearest(name)}")
+    try:
+        values["otlp"] = parse_otlp(environment)
+        values["resource"] = parse_resource(environment)
+    except InvalidInputError as error:
+        problems.append(str(error))
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(detail) for detail in error.errors(include_url=False)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _own(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name != _FILE and not _OTHERS.fullmatch(name)
+        if not (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value))
+    }
+
+
+def _file(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """The file's content, and how to name it in messages."""
+    path = environment.get(_FILE)
+    if not path:
+        return "", {}
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{_FILE}: {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{_FILE}: {path}: not YAML: {error}") from None
+    if content is None:
+        return "", {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{_FILE}: {path}: must be a mapping of settings")
+    names = {str(name): value for name, value in content.items()}
+    return f"{path}: ", {name: value for name, value in names.items() if not name.startswith(PREFIX + "CP_")}
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _problem(detail: Any) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not detail["loc"]:
+        return message
+    name = _setting(str(detail["loc"][0]))
+    if detail["type"] == "missing":
+        return f"{name}: required"
+    return f"{name}: {message}"

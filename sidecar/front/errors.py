@@ -1,0 +1,48 @@
+"""The one table from our errors to gRPC status codes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.errors import InvalidInputError, SidestepError
+from sidecar.front.transport import StatusCode
+from sidecar.gather.gatherer import ScopeError
+from sidecar.journal.segment import JournalError
+from sidecar.store.errors import NotLoadedError, UnreadableError
+
+
+class TooLargeError(SidestepError):
+    """A message, or an entry of a batch, over the size limit."""
+
+
+class OverloadedError(SidestepError):
+    """A bound on work in progress is reached. Trying again a little later may succeed."""
+
+
+class UnrecordedError(SidestepError):
+    """The decision could not be recorded, and in strict mode what is not recorded is not answered."""
+
+
+class UnknownServiceError(SidestepError):
+    """A health check names a service that is not served here."""
+
+
+_CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
+    (InvalidInputError, StatusCode.INVALID_ARGUMENT),
+    (TooLargeError, StatusCode.RESOURCE_EXHAUSTED),
+    (OverloadedError, StatusCode.RESOURCE_EXHAUSTED),
+    (ScopeError, StatusCode.PERMISSION_DENIED),
+    (UnknownServiceError, StatusCode.NOT_FOUND),
+    (NotLoadedError, StatusCode.UNAVAILABLE),
+    (UnreadableError, StatusCode.UNAVAILABLE),
+    (JournalError, StatusCode.UNAVAILABLE),
+    (UnrecordedError, StatusCode.UNAVAILABLE),
+)
+
+
+def status_of(error: BaseException) -> tuple[StatusCode, str]:
+    """Status code and message for a caller. What is not in the table is INTERNAL, and its text stays here."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code, str(error)
+    return StatusCode.INTERNAL, "internal error"

@@ -1,0 +1,174 @@
+"""A worker process: one loop per listener over one store, one journal and one slot of the page."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import threading
+import time
+from typing import Final
+
+from engine.errors import SidestepError
+from engine.names import Lane
+from sidecar.clock import Clock
+from sidecar.config import Config
+from sidecar.front.grpcio import GrpcioTransport
+from sidecar.front.health import HEALTH_SERVICE, Health
+from sidecar.front.loop import WorkerLoop, methods
+from sidecar.front.native import NativeTransport
+from sidecar.front.servicer import SERVICE, DecisionServicer
+from sidecar.front.transport import Transport, TransportError, TransportType
+from sidecar.gather.gatherer import GatherConfig
+from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
+from sidecar.page import State, WorkerSlot
+from sidecar.store.reader import Reader
+
+_log = logging.getLogger(__name__)
+
+_TRANSPORTS: Final[dict[str, TransportType]] = {"native": NativeTransport, "grpcio": GrpcioTransport}
+_STOP: Final = {signal.SIGTERM, signal.SIGINT}
+# How often the page is written; while there is no data, how soon it is noticed that it has come.
+_TICK_S: Final = 0.2
+_EAGER_TICK_S: Final = 0.02
+# A loop that has not come round for so long is hung, and the worker stops beating.
+_STALL_S: Final = 2.0
+# The supervisor gives workers half of the grace; this much of it is for leaving.
+_LEAVE_S: Final = 1.0
+
+EXIT_CANNOT_START: Final = 1
+EXIT_LOOP_DIED: Final = 70
+
+
+def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = None) -> int:
+    """Serves worker `index`'s listeners until SIGTERM or SIGINT, then drains. Returns the exit code.
+
+    To be called in the main thread of a process of its own. `page` is attached; bound ports, state, data, heartbeat and
+    counters are published there. Before any data is there, calls end UNAVAILABLE and health says NOT_SERVING.
+    """
+    # Blocked rather than handled: the main thread takes them when it is ready to, and no other thread is interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    transports: list[Transport] = []
+    try:
+        journal = SegmentWriter(
+            config.journal_dir,
+            worker_name(index),
+            config.journal_max // config.workers,
+            shared_by=config.workers,
+            durable=config.journal_durability == "disk",
+        )
+        for listener in config.listen:
+            transports.append(  # noqa: PERF401 - what is open already must be closed if the next one fails
+                _TRANSPORTS[config.transport](
+                    listener.for_worker(index),
+                    methods(config.max_message_bytes),
+                    reflection=(SERVICE, HEALTH_SERVICE) if config.reflection else (),
+                )
+            )
+    except (TransportError, JournalError) as error:
+        _log.error("cannot start: %s", error)
+        for transport in transports:
+            transport.close()
+        return EXIT_CANNOT_START
+    worker = _Worker(config, page, clock or Clock(), journal, transports)
+    try:
+        return worker.serve()
+    finally:
+        worker.close()
+
+
+class _Worker:
+    """The main thread's side: it publishes what the loops do, and ends them."""
+
+    def __init__(
+        self, config: Config, page: WorkerSlot, clock: Clock, journal: SegmentWriter, transports: list[Transport]
+    ) -> None:
+        self._page = page
+        self._clock = clock
+        self._tenant = config.tenant
+        self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
+        self._journal = journal
+        self._transports = transports
+        self._reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+        self._health = Health()
+        gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
+        commit = threading.Lock()
+        self._loops = [
+            WorkerLoop(
+                transport,
+                DecisionServicer(gather, clock, diagnose=config.diagnose),
+                self._reader,
+                journal,
+                page,
+                self._health,
+                clock,
+                commit,
+                max_message_bytes=config.max_message_bytes,
+                strict=config.journal_strict,
+            )
+            for transport in transports
+        ]
+        self._threads = [
+            threading.Thread(target=loop.run, name=f"loop {listener}", daemon=True)
+            for loop, listener in zip(self._loops, config.listen, strict=True)
+        ]
+
+    def serve(self) -> int:
+        """Runs the loops until told to stop. Returns the exit code."""
+        for transport in self._transports:
+            transport.start()
+        # What is loaded by now stays; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        for thread in self._threads:
+            thread.start()
+        self._page.set_ports([transport.port for transport in self._transports])
+        self._publish()
+        while signal.sigtimedwait(_STOP, _TICK_S if self._health.loaded else _EAGER_TICK_S) is None:
+            if not all(thread.is_alive() for thread in self._threads):
+                _log.error("a loop died")
+                return EXIT_LOOP_DIED
+            self._publish()
+        self._drain()
+        return 0
+
+    def close(self) -> None:
+        """Ends everything at once."""
+        for transport in self._transports:
+            transport.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(_LEAVE_S)
+        self._journal.close()
+        self._reader.close()
+        self._page.set_state(State.DEAD)
+
+    def _publish(self) -> None:
+        urgent = bulk = age_s = None
+        try:
+            with self._reader.view() as view:
+                urgent, bulk = view.cursor(self._tenant, Lane.URGENT), view.cursor(self._tenant, Lane.BULK)
+                age_s = view.age_s(self._tenant, self._clock)
+        except SidestepError:
+            pass  # no data, or none that can be read: that is what is published
+        self._page.set_data(age_s, urgent and urgent.revision, bulk and bulk.revision)
+        self._health.loaded = urgent is not None and bulk is not None
+        self._page.set_state(State.SERVING if self._health.loaded else State.NOT_LOADED)
+        self._beat()
+
+    def _beat(self) -> None:
+        """On behalf of all loops: a worker with a hung one has to be killed."""
+        oldest = min(loop.ticked_at for loop in self._loops)
+        if time.monotonic() - oldest < _STALL_S:
+            self._page.beat()
+
+    def _drain(self) -> None:
+        self._page.set_state(State.DRAINING)
+        self._health.draining = True
+        for transport in self._transports:
+            transport.drain(self._drain_s)
+        until = time.monotonic() + self._drain_s + _LEAVE_S
+        for thread in self._threads:
+            while thread.is_alive() and time.monotonic() < until:
+                thread.join(_EAGER_TICK_S)
+                self._page.beat()

@@ -1,0 +1,33 @@
+"""When a server that answered with an error asks to be asked again."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+
+def retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds of google.rpc.RetryInfo, out of the google.rpc.Status in the trailing metadata; None if it says nothing."""
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+            continue
+        try:
+            for packed in _fields(value, 3):  # Status.details
+                detail = Any.FromString(packed)
+                if detail.type_url.endswith("/google.rpc.RetryInfo"):
+                    delays = _fields(detail.value, 1)  # RetryInfo.retry_delay
+                    return max(0.0, Duration.FromString(delays[0]).ToNanoseconds() / 1e9) if delays else None
+        except DecodeError:
+            return None
+    return None
+
+
+def _fields(data: bytes, number: int) -> list[bytes]:
+    """The length-delimited fields with a number, of a message whose type is not at hand."""
+    fields = UnknownFieldSet(Empty.FromString(data))
+    found = [fields[at].data for at in range(len(fields)) if fields[at].field_number == number]
+    return [value for value in found if isinstance(value, bytes)]

@@ -1,0 +1,95 @@
+"""Every vector against a real worker process, over gRPC; the store changes under it from one vector to the next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from sidestep.v1 import decision_pb2, decision_pb2_grpc
+
+from sidecar.journal.segment import SegmentName
+from tests.conformance import requests
+from tests.conformance.replica import Replica
+from tests.conformance.vectors import Vector, fixture, for_runner
+from tests.conformance.verdict import Verdict, differences, of_response
+from tests.conformance.worker_process import clock_file, set_clock
+from tests.processes import worker
+
+_COMMAND = (sys.executable, "-m", "tests.conformance.worker_process")
+_DEADLINE_S = 10.0
+_FULL = 1
+
+
+class Workers:
+    """Two workers over one store: the journal of the second is at its bound from the start."""
+
+    def __init__(self, data_dir: Path, running: ExitStack) -> None:
+        base = fixture()
+        self.replica = Replica(data_dir)
+        running.callback(self.replica.close)
+        self._clock = clock_file(data_dir)
+        self._set_clock()
+        self._fill_journal(data_dir / "journal")
+        self._stubs = []
+        for index, journal_max in enumerate(("64MiB", "2MiB")):
+            started = running.enter_context(
+                worker(
+                    data_dir,
+                    index,
+                    command=_COMMAND,
+                    SIDESTEP_TENANT=base["default_tenant"],
+                    SIDESTEP_SOFT_STALE=base["soft_stale"],
+                    SIDESTEP_HARD_STALE=base["hard_stale"],
+                    SIDESTEP_WORKERS="2",
+                    SIDESTEP_DIAGNOSE="true",
+                    SIDESTEP_JOURNAL_MAX=journal_max,
+                )
+            )
+            channel = running.enter_context(grpc.insecure_channel(started.grpc))
+            self._stubs.append(decision_pb2_grpc.DecisionServiceStub(channel))
+
+    def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
+        """The decision, or the error as (gRPC code, details)."""
+        self.replica.change(vector)
+        self._set_clock()
+        tenant = vector.request.get("tenant", fixture()["default_tenant"])
+        request = requests.build(vector, self.replica.head(tenant))
+        request.explain = True
+        stub = self._stubs[_FULL if vector.journal_full else 0]
+        try:
+            response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=_DEADLINE_S)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        return of_response(response, tenant)
+
+    def _set_clock(self) -> None:
+        set_clock(self._clock, self.replica.clock.wall(), self.replica.clock.boottime())
+
+    def _fill_journal(self, directory: Path) -> None:
+        """A segment of an earlier start, as large as the bound. It has no content, since nobody ships it here."""
+        directory.mkdir()
+        with (directory / str(SegmentName("w", _FULL, 1, 0))).open("wb") as segment:
+            segment.truncate(1 << 20)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    with ExitStack() as running:
+        yield Workers(tmp_path_factory.mktemp("sidecar"), running)
+
+
+@pytest.mark.parametrize("vector", for_runner("worker"), ids=lambda vector: vector.id)
+def test_worker_conforms(workers: Workers, vector: Vector) -> None:
+    answer = workers.answer(vector)
+    if isinstance(answer, Verdict):
+        assert not (found := differences(vector, answer)), "\n".join(found)
+    else:
+        code, details = answer
+        expected = vector.expect.get("error", {})
+        assert code == expected.get("code"), details
+        if "field" in expected:
+            assert details.startswith(f"{expected['field']}: "), details

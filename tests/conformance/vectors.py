@@ -1,0 +1,143 @@
+"""The vectors as the runners use them: read, checked against the schema, merged with the fixture, times resolved."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from engine.durations import parse_duration
+
+HERE = Path(__file__).parent
+RUNNERS = ("engine", "worker")
+_RELATIVE = re.compile(r"now(?:([+-])(.+))?")
+_TEXT = re.compile(r"text\((\d+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One case. `records` and `request` are merged with the fixture; times in them are still as written.
+
+    `only`: the one runner it is for; empty: every runner.
+    """
+
+    id: str
+    now: datetime
+    records: dict[str, Any]
+    request: dict[str, Any]
+    expect: dict[str, Any]
+    data: dict[str, str]
+    min_revision: dict[str, int] | None
+    journal_full: bool
+    deadline_passed: bool
+    only: str
+
+    @property
+    def now_s(self) -> float:
+        """`now` in seconds since the Unix epoch."""
+        return self.now.timestamp()
+
+
+@cache
+def fixture() -> dict[str, Any]:
+    """What every vector starts from."""
+    loaded: dict[str, Any] = yaml.safe_load((HERE / "fixture.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def fixture_now() -> datetime:
+    """The time that a vector without its own is decided at."""
+    return datetime.fromisoformat(fixture()["now"])
+
+
+def files() -> list[Path]:
+    """The files with vectors."""
+    return sorted((HERE / "vectors").glob("*.yaml"))
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a file."""
+    loaded: dict[str, Any] = json.loads((HERE / "vector.schema.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def vectors() -> tuple[Vector, ...]:
+    """All of them. Raises jsonschema.ValidationError for a file that is not as the schema says."""
+    validator = jsonschema.Draft202012Validator(schema())
+    found: list[Vector] = []
+    for path in files():
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        validator.validate(document)
+        found += [_vector(path.stem, document.get("given", {}), case) for case in document["cases"]]
+    return tuple(found)
+
+
+def for_runner(runner: str) -> list[Vector]:
+    """The vectors one runner has to meet."""
+    return [vector for vector in vectors() if vector.only in ("", runner)]
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """JSON Merge Patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def instant(text: str, now: datetime) -> datetime:
+    """`now`, `now-5m`, `now+1h30m` or an RFC 3339 time."""
+    relative = _RELATIVE.fullmatch(text)
+    if relative is None:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    sign, span = relative.groups()
+    if sign is None:
+        return now
+    offset = timedelta(seconds=parse_duration(span))
+    return now - offset if sign == "-" else now + offset
+
+
+def resolve(value: Any, now: datetime) -> Any:
+    """Relative times as RFC 3339 and `text(n)` as n letters, wherever they stand."""
+    if isinstance(value, dict):
+        return {key: resolve(item, now) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve(item, now) for item in value]
+    if isinstance(value, str):
+        if _RELATIVE.fullmatch(value):
+            return instant(value, now).isoformat().replace("+00:00", "Z")
+        if sized := _TEXT.fullmatch(value):
+            return "a" * int(sized[1])
+    return value
+
+
+def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
+    def layered(part: str, base: Any) -> Any:
+        return merge(merge(base, given.get(part, {})), case.get(part, {}))
+
+    base = fixture()
+    return Vector(
+        id=f"{topic}::{case['name']}",
+        now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
+        records=layered("records", base["tenants"][base["default_tenant"]]),
+        request=layered("request", base["request"]),
+        expect=case["expect"],
+        data=layered("data", {}),
+        min_revision=case.get("min_revision"),
+        journal_full=case.get("journal_full", False),
+        deadline_passed=case.get("deadline_passed", False),
+        only=case.get("runner", {}).get("only", ""),
+    )

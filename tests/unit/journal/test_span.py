@@ -1,0 +1,189 @@
+"""A record's span, read back with OpenTelemetry's own messages."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from engine.decision import Basis, Decision, Outcome
+from engine.facts import Facts
+from sidecar.journal.record import Record, decode_record, encode_record
+from sidecar.journal.span import UnreadableRecordError, encode_request, encode_resource, encode_span
+from tests.fakes.otlp import attributes, plain
+from tests.fakes.records import TRACEPARENT, make_record
+
+
+def span_of(record: Record, chain: str = "w0-000000000001", sequence: int = 5) -> Span:
+    request = encode_request(
+        [encode_span(encode_record(record), chain, sequence)], encode_resource({"service.name": "s"})
+    )
+    parsed = ExportTraceServiceRequest.FromString(request)
+    assert not parsed.resource_spans[0].scope_spans[0].schema_url
+    (span,) = parsed.resource_spans[0].scope_spans[0].spans
+    # Nothing landed in fields OTLP does not know.
+    assert ExportTraceServiceRequest.FromString(parsed.SerializeToString(deterministic=True)) == parsed
+    return span
+
+
+def test_a_record_is_read_back_as_it_was() -> None:
+    record = make_record()
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_span_carries_the_whole_vocabulary() -> None:
+    record = make_record()
+    span = span_of(record)
+    assert span.name == "sidestep.v1.DecisionService/Evaluate"
+    assert span.kind == Span.SPAN_KIND_SERVER
+    assert span.trace_id.hex() == TRACEPARENT.split("-")[1]
+    assert span.parent_span_id.hex() == TRACEPARENT.split("-")[2]
+    assert span.span_id == record.decision_id[8:]
+    assert span.flags == 0x301
+    assert span.start_time_unix_nano == 1_700_000_000_250_000_000
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 37_000
+    assert attributes(span) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "sidestep.v1.DecisionService/Evaluate",
+        "sidestep.decision.id": str(UUID(bytes=record.decision_id)),
+        "sidestep.outcome": "ALLOW",
+        "sidestep.basis": "EXEMPTION_GRANT",
+        "sidestep.reasons": ["TRIGGER_FIRED payments/high-value", "GRANT_APPLIED g1"],
+        "sidestep.tenant": "acme",
+        "sidestep.action": "payments.transfer",
+        "sidestep.revision": 42,
+        "sidestep.data_age_s": 1.5,
+        "sidestep.policy.name": ["payments", "base"],
+        "sidestep.policy.version": ["3", "1"],
+        "sidestep.grant.id": "g1",
+        "sidestep.achieved_acr": "nist-aal1",
+        "sidestep.required_acr": ["phr", "nist-aal2"],
+        "sidestep.waived_acr": ["nist-aal2"],
+        "sidestep.factor.identity.passed": True,
+        "sidestep.factor.identity.score": 0.75,
+        "sidestep.factor.risk.passed": False,
+        "sidestep.shadow.policy": ["next"],
+        "sidestep.shadow.outcome": ["DENY"],
+        "sidestep.request_id": "r-1",
+        "sidestep.caller": "payments",
+        "user.hash": "5f1b",
+        "client.address": "203.0.113.0",
+        "sidestep.journal.chain": "w0-000000000001",
+        "sidestep.journal.seq": 5,
+    }
+
+
+def test_what_is_absent_in_the_record_is_absent_in_the_span() -> None:
+    bare = Record(
+        decision_id=bytes(8) + b"\x80" + bytes(6) + b"\x01",
+        at=0.0,
+        duration_us=0,
+        facts=Facts(now=0.0, tenant="t", action="a"),
+        decision=Decision(outcome=Outcome.STEP_UP, basis=Basis.FAIL_SAFE, reasons=()),
+    )
+    span = span_of(bare)
+    assert span.trace_id == bare.decision_id
+    assert span.parent_span_id == b""
+    assert span.flags == 0
+    assert set(attributes(span)) == {
+        "rpc.system.name",
+        "rpc.method",
+        "sidestep.decision.id",
+        "sidestep.outcome",
+        "sidestep.basis",
+        "sidestep.reasons",
+        "sidestep.tenant",
+        "sidestep.action",
+        "sidestep.revision",
+        "sidestep.journal.chain",
+        "sidestep.journal.seq",
+    }
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "garbage",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n",
+        "00-0af7651916cd43dd8448eb211c80319g-b7ad6b7169203331-01",
+    ],
+)
+def test_an_invalid_traceparent_makes_a_root_span(traceparent: str) -> None:
+    record = make_record(traceparent=traceparent)
+    span = span_of(record)
+    assert span.trace_id == record.decision_id
+    assert not span.parent_span_id
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "flags"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", 0x300),
+        ("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-of a later version", 0x301),
+    ],
+)
+def test_unsampled_and_newer_traceparents_are_followed(traceparent: str, flags: int) -> None:
+    span = span_of(make_record(traceparent=traceparent))
+    assert span.parent_span_id.hex() == "b7ad6b7169203331"
+    assert span.flags == flags
+
+
+@given(
+    request_id=st.text(max_size=300),
+    at=st.floats(0, 4e9),
+    duration_us=st.integers(0, 10**9),
+    sequence=st.integers(0, 2**63 - 1),
+)
+def test_any_value_survives(request_id: str, at: float, duration_us: int, sequence: int) -> None:
+    record = make_record(request_id=request_id, at=at, duration_us=duration_us)
+    try:
+        encode_record(record)
+    except UnicodeEncodeError:  # a lone surrogate cannot come over the wire either
+        return
+    span = span_of(record, sequence=sequence)
+    found = attributes(span)
+    assert found.get("sidestep.request_id", "") == request_id
+    assert found["sidestep.journal.seq"] == sequence
+    assert span.start_time_unix_nano == round(at * 1e6) * 1000
+    assert span.end_time_unix_nano - span.start_time_unix_nano == duration_us * 1000
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_record_are_told_apart(data: bytes) -> None:
+    with pytest.raises(UnreadableRecordError):
+        encode_span(data, "w0-000000000001", 0)
+
+
+def test_a_record_with_a_bad_id_or_time_is_unreadable() -> None:
+    for changes in ({"decision_id": b"short"}, {"at": float("nan")}, {"at": -5.0}, {"at": 1e300}):
+        with pytest.raises(UnreadableRecordError):
+            encode_span(encode_record(make_record(**changes)), "w0-000000000001", 0)
+
+
+def test_fields_of_a_newer_version_are_ignored() -> None:
+    raw = msgspec.msgpack.decode(encode_record(make_record()))
+    raw["new"] = {"field": 1}
+    raw["decision"]["outcome"] = "SOMETHING_NEW"
+    data = encode_span(msgspec.msgpack.encode(raw), "w0-000000000001", 0)
+    request = ExportTraceServiceRequest.FromString(encode_request([data], encode_resource({})))
+    assert attributes(request.resource_spans[0].scope_spans[0].spans[0])["sidestep.outcome"] == "SOMETHING_NEW"
+
+
+def test_the_resource_is_sent_along() -> None:
+    resource = encode_resource({"service.name": "sidestep", "host.name": "pod-1"})
+    request = ExportTraceServiceRequest.FromString(encode_request([], resource))
+    found = {pair.key: plain(pair.value) for pair in request.resource_spans[0].resource.attributes}
+    assert found == {"service.name": "sidestep", "host.name": "pod-1"}
+    assert request.resource_spans[0].scope_spans[0].scope.name == "sidestep"
