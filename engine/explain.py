@@ -119,10 +119,9 @@ def _clause(clause: Clause) -> str:
 
 
 def _check(compared: Compared) -> Check:
-    seconds = compared.name.endswith("_s")
-    return Check(
-        compared.name, compared.passed, _shown(compared.measured, seconds), _shown(compared.threshold, seconds)
-    )
+    name, measured, threshold, passed = compared
+    seconds = name.endswith("_s")
+    return Check(name, passed, _shown(measured, seconds), _shown(threshold, seconds))
 
 
 def _shown(value: Any, seconds: bool) -> str:

@@ -34,13 +34,9 @@ class Thresholds(NamedTuple):
     recognised_ceilings: tuple[Ceiling, ...] | None
 
 
-class Compared(NamedTuple):
-    """One measured value beside its threshold, not yet formatted."""
-
-    name: str
-    measured: Any
-    threshold: Any
-    passed: bool
+# One measured value beside its threshold, not yet formatted: (name, measured, threshold, passed). A plain tuple, since a
+# decision makes ten of them.
+Compared = tuple[str, Any, Any, bool]
 
 
 class Measured(NamedTuple):
@@ -68,17 +64,17 @@ def _identity(facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_
     """What was proved on this device or in this session since the last account recovery, and recent failures."""
     proofs = _proofs(facts, clock_skew_s)
     newest: float | None = None
-    checks = []
+    checks: list[Compared] = []
     for acr, within_s in thresholds.identity:
         ages = [facts.now - proof.at for proof in proofs if proof.at is not None and order.implies(proof.acr, acr)]
         age_s = min(ages) if ages else None
-        checks.append(Compared(f"identity.{acr}.age_s", age_s, within_s, age_s is not None and age_s <= within_s))
+        checks.append((f"identity.{acr}.age_s", age_s, within_s, age_s is not None and age_s <= within_s))
         if age_s is not None:
             newest = age_s if newest is None else max(newest, age_s)
     failures = facts.subject.failed_attempts
     few = failures is not None and failures <= thresholds.max_failures
-    checks.append(Compared("identity.failed_attempts", failures, thresholds.max_failures, few))
-    passed = all(check.passed for check in checks)
+    checks.append(("identity.failed_attempts", failures, thresholds.max_failures, few))
+    passed = all(check[3] for check in checks)
     return Measured("identity", passed, newest, () if passed else (Code.IDENTITY_TOO_WEAK,), tuple(checks))
 
 
@@ -106,12 +102,10 @@ def _device(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measur
     refusals = (() if trusted and bound else (Code.DEVICE_NOT_TRUSTED,)) + (
         () if current else (Code.DEVICE_REVALIDATION_DUE,)
     )
-    checks = (
-        Compared("device.trust", device.trust if known else None, thresholds.min_trust, trusted),
-        Compared(
-            "device.binding", device.binding.value, "bound" if thresholds.bound_only else "known", known and bound
-        ),
-        Compared("device.validated_age_s", validated_age_s, thresholds.revalidate_every_s, current),
+    checks: tuple[Compared, ...] = (
+        ("device.trust", device.trust if known else None, thresholds.min_trust, trusted),
+        ("device.binding", device.binding.value, "bound" if thresholds.bound_only else "known", known and bound),
+        ("device.validated_age_s", validated_age_s, thresholds.revalidate_every_s, current),
     )
     return Measured("device", not refusals, device.trust if known else None, refusals, checks)
 
@@ -120,14 +114,14 @@ def _session(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measu
     session = facts.session
     age_s = _age(facts, session.started_at, clock_skew_s)
     idle_s = _age(facts, session.last_active_at, clock_skew_s)
-    checks = [
-        Compared(
+    checks: list[Compared] = [
+        (
             "session.age_s",
             age_s,
             thresholds.session_max_age_s,
             age_s is not None and age_s <= thresholds.session_max_age_s,
         ),
-        Compared(
+        (
             "session.idle_s",
             idle_s,
             thresholds.session_max_idle_s,
@@ -136,17 +130,17 @@ def _session(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measu
     ]
     if thresholds.session_verified:
         verified = session.token is TokenState.VERIFIED
-        checks.append(Compared("session.token", session.token.value, TokenState.VERIFIED.value, verified))
+        checks.append(("session.token", session.token.value, TokenState.VERIFIED.value, verified))
     if thresholds.session_proved:
-        checks.append(Compared("session.proof_of_possession", session.proved, True, session.proved))
-    passed = all(check.passed for check in checks)
+        checks.append(("session.proof_of_possession", session.proved, True, session.proved))
+    passed = all(check[3] for check in checks)
     return Measured("session", passed, age_s, () if passed else (Code.SESSION_NOT_SOUND,), tuple(checks))
 
 
 def _risk(facts: Facts, thresholds: Thresholds) -> Measured:
     score = facts.risk.score
     passed = score is not None and score <= thresholds.max_score
-    check = Compared("risk.score", score, thresholds.max_score, passed)
+    check: Compared = ("risk.score", score, thresholds.max_score, passed)
     return Measured("risk", passed, score, () if passed else (Code.RISK_TOO_HIGH,), (check,))
 
 

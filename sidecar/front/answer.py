@@ -57,8 +57,6 @@ def _tag(message: type[Message], field: str) -> bytes:
 
 
 _ID_TAG: Final = _tag(decision_pb2.EvaluateResponse, "decision_id") + bytes([36])
-_DATA_TAG: Final = _tag(decision_pb2.EvaluateResponse, "data")
-_AGE_TAG: Final = _tag(decision_pb2.DataVersion, "age")
 _RESULTS_TAG: Final = _tag(decision_pb2.EvaluateBatchResponse, "results")
 _RESPONSE_TAG: Final = _tag(decision_pb2.EvaluateBatchResult, "response")
 
@@ -68,7 +66,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._kept: LRUCache[object, tuple[TenantRules, bytes]] = LRUCache(_MAX_KEPT)
-        self._data: LRUCache[tuple[int, int, int, int], bytes] = LRUCache(64)
+        self._last_key: tuple[int, int, int, int, int | None] | None = None
+        self._last_version = b""
 
     def encode(
         self, decision_id: bytes, facts: Facts, rules: TenantRules, decision: Decision, explanation: Explanation | None
@@ -91,29 +90,32 @@ class Answers:
         # Which methods there are is up to the rules.
         if kept is None or kept[0] is not rules:
             kept = self._kept[key] = rules, _message(facts.tenant, rules, decision, proved).SerializeToString()
-        parts = [_ID_TAG, id_text(decision_id).encode(), kept[1], *self._version(facts.data)]
+        parts = [_ID_TAG, id_text(decision_id).encode(), kept[1], self._version(facts.data)]
         if explanation is not None:
             extra = decision_pb2.EvaluateResponse(explanation=_explanation(explanation))
             parts.append(extra.SerializeToString())
         return b"".join(parts)
 
-    def _version(self, data: Data) -> tuple[bytes, ...]:
-        """The field `data`; nothing if the decision rests on none."""
+    def _version(self, data: Data) -> bytes:
+        """The field `data`, its age in whole milliseconds; nothing if the decision rests on none."""
         if not data.epoch:
-            return ()
-        key = (data.epoch, data.revision, data.bulk_epoch, data.bulk_revision)
-        versions = self._data.get(key)
-        if versions is None:
-            versions = self._data[key] = decision_pb2.DataVersion(
-                urgent=resources_pb2.Revision(epoch=data.epoch, revision=data.revision),
-                bulk=resources_pb2.Revision(epoch=data.bulk_epoch, revision=data.bulk_revision),
-            ).SerializeToString()
-        if data.age_s is None:
-            return _DATA_TAG, bytes([len(versions)]), versions
-        seconds, fraction = divmod(data.age_s, 1.0)
-        age = Duration(seconds=int(seconds), nanos=int(fraction * 1e9)).SerializeToString()
-        # Lengths below 128 are one byte; the largest possible is 66.
-        return _DATA_TAG, bytes([len(versions) + 2 + len(age)]), versions, _AGE_TAG, bytes([len(age)]), age
+            return b""
+        age_ms = None if data.age_s is None else int(data.age_s * 1000)
+        key = (data.epoch, data.revision, data.bulk_epoch, data.bulk_revision, age_ms)
+        # Calls of one batch mostly agree in this.
+        if key != self._last_key:
+            self._last_key, self._last_version = key, _data_field(data, age_ms)
+        return self._last_version
+
+
+def _data_field(data: Data, age_ms: int | None) -> bytes:
+    version = decision_pb2.DataVersion(
+        urgent=resources_pb2.Revision(epoch=data.epoch, revision=data.revision),
+        bulk=resources_pb2.Revision(epoch=data.bulk_epoch, revision=data.bulk_revision),
+    )
+    if age_ms is not None:
+        version.age.FromMilliseconds(age_ms)
+    return decision_pb2.EvaluateResponse(data=version).SerializeToString()
 
 
 def _message(tenant: str, rules: TenantRules, decision: Decision, proved: bool) -> decision_pb2.EvaluateResponse:

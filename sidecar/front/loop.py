@@ -218,18 +218,27 @@ class WorkerLoop:
         now = self._clock.wall()
         for _ in range(len(work)):
             question = work.popleft()
-            if question.call.cancelled:
-                _give_back(question)
-            elif question.conditional and self._park(question, view):
-                self._parked.append(question)
-            elif question.results is None:
-                self._decide_one(question, 0, view, now, room, pending)
-            else:
-                self._decide_slice(question, view, now, room, pending)
-                if question.done < len(question.requests):
-                    work.append(question)
+            try:
+                self._advance(question, view, now, room, pending)
+            except Exception:
+                # Not this question's fault: it shares the fate of those behind it.
+                work.appendleft(question)
+                raise
             if time.monotonic() - begun >= BATCH_WORK_S:
                 return
+
+    def _advance(self, question: _Question, view: ReadView, now: float, room: bool, pending: list[_Pending]) -> None:
+        """Decides the question, or a slice of it, or lets it wait."""
+        if question.call.cancelled:
+            _give_back(question)
+        elif question.conditional and self._park(question, view):
+            self._parked.append(question)
+        elif question.results is None:
+            self._decide_one(question, 0, view, now, room, pending)
+        else:
+            self._decide_slice(question, view, now, room, pending)
+            if question.done < len(question.requests):
+                self._work.append(question)
 
     def _park(self, question: _Question, view: ReadView) -> bool:
         """Whether the call is to wait for its min_revision."""
@@ -278,9 +287,7 @@ class WorkerLoop:
                     request, question.traceparent, view, now, journal_full=not room, behind=behind
                 )
         except lmdb.Error:
-            # Not this call's fault: the view takes note of it, and all that rests on it fails.
-            self._work.appendleft(question)
-            raise
+            raise  # the view takes note of it, and all that rests on it fails
         except Exception as error:
             self._reject(question, index, error)
         else:

@@ -16,6 +16,7 @@ from engine.decision import Basis, Code, Decision
 from engine.errors import InvalidInputError
 from engine.explain import explain
 from engine.facts import Facts
+from engine.names import check_tenant
 from engine.rules import TenantRules
 from sidecar.clock import Clock
 from sidecar.front.answer import Answers
@@ -96,7 +97,13 @@ class DecisionServicer:
         return self._verdict(verdict.request, verdict.traceparent, facts, verdict.rules, decision, begun)
 
     def min_revision_reached(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> bool:
-        """Whether the view is as new as the request demands."""
+        """Whether the view is as new as the request demands. True of a request that names no possible tenant: evaluating it
+        says so."""
+        try:
+            if request.tenant:
+                check_tenant(request.tenant)
+        except InvalidInputError:
+            return True
         return self._gatherer.min_revision_reached(request, view)
 
     def _verdict(

@@ -115,6 +115,8 @@ class _Worker:
 
     def serve(self) -> int:
         """Runs the loops until told to stop. Returns the exit code."""
+        # Before the first call: while one thread opens the generation, another's view would find none.
+        self._reader.follow()
         for transport in self._transports:
             transport.start()
         # What is loaded by now stays; the collector need not look at it again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import lmdb
@@ -36,6 +37,7 @@ class Reader:
         self._problem = "nothing was written yet"
         self._signature: tuple[int, int] | None = None
         self._follow_at = 0.0
+        self._following = Lock()
 
     def view(self) -> ReadView:
         """One read transaction on the live generation, to be entered with `with`.
@@ -47,6 +49,10 @@ class Reader:
 
     def follow(self) -> None:
         """Adopts a new generation now rather than with the next view; for the timer of an idle process."""
+        with self._following:
+            self._follow()
+
+    def _follow(self) -> None:
         signature = self._dir.signature()
         if signature == self._signature:
             return
@@ -60,7 +66,7 @@ class Reader:
 
     def close(self) -> None:
         """Closes the generation once the views on it have ended. Views begun later raise NotLoadedError."""
-        with GUARD:
+        with self._following, GUARD:
             old, self._live = self._live, None
             self._signature = None
             self._follow_at = float("inf")
@@ -70,9 +76,13 @@ class Reader:
 
     def _begin(self) -> tuple[Environment, lmdb.Transaction[bytes]]:
         now = time.monotonic()
-        if now >= self._follow_at:
-            self._follow_at = now + FOLLOW_EVERY_S
-            self.follow()
+        # One thread looks; the others go on with what they have, and wait only if they have nothing.
+        if now >= self._follow_at and self._following.acquire(blocking=self._live is None):
+            try:
+                self._follow()
+                self._follow_at = max(self._follow_at, now + FOLLOW_EVERY_S)
+            finally:
+                self._following.release()
         with GUARD:
             live = self._live
             if live is None:
@@ -80,10 +90,17 @@ class Reader:
             return live, live.begin_read()
 
     def _open(self) -> Environment | None:
-        generation = self._dir.current()
-        if generation is None:
-            self._problem = "nothing was written yet"
-            return None
+        while True:
+            generation = self._dir.current()
+            if generation is None:
+                self._problem = "nothing was written yet"
+                return None
+            environment = self._open_generation(generation)
+            # One that was swapped away and removed meanwhile is not at fault, and not the one to open.
+            if environment is not None or generation == self._dir.current():
+                return environment
+
+    def _open_generation(self, generation: Path) -> Environment | None:
         if not is_trusted(generation, self._clock.boot_id()):
             self._problem = f"{generation.name} has not been examined since the last boot or fault"
             return None
@@ -96,7 +113,5 @@ class Reader:
             self._problem = str(error)
         except lmdb.Error as error:
             self._problem = f"{generation.name}: {error}"
-            # A generation swapped away between reading its name and opening it is not at fault.
-            if generation == self._dir.current():
-                mark_suspect(generation, self._problem)
+            mark_suspect(generation, self._problem)
         return None

@@ -18,7 +18,7 @@ from sidecar.clock import Clock
 from sidecar.store import keys
 from sidecar.store.apply import Check, apply_delta
 from sidecar.store.environment import MAP_SIZE, Environment, open_for_writing, storage_errors
-from sidecar.store.errors import NotLoadedError, UndecodableError, UnreadableError
+from sidecar.store.errors import ApplyError, NotLoadedError, UndecodableError, UnreadableError
 from sidecar.store.examine import examine
 from sidecar.store.generation import DataDir, is_suspect, is_trusted, shortfall, trust
 from sidecar.store.keys import Confirmation, Cursor
@@ -102,7 +102,14 @@ class Writer:
             for staging in waits:
                 staging.queue(raw)
             return None
-        fresh = apply_delta(self._live, delta, cursor, self.check)
+        try:
+            fresh = apply_delta(self._live, delta, cursor, self.check)
+        except ApplyError:
+            if not any(staging.lane_id == lane_id for staging in waits):
+                raise
+            for staging in waits:  # the lane is being replaced, perhaps because it is wrong: what follows counts there
+                staging.queue(raw)
+            return None
         self._cursors[lane_id] = fresh
         for staging in waits:
             staging.queue(raw)
@@ -185,8 +192,8 @@ class Writer:
 
         By then readers have let go, so the tenths of a second it takes to free a large file are spent here.
         """
-        while self._retired:
-            old = self._retired.pop()
+        retired, self._retired = self._retired, []
+        for old in retired:
             shutil.rmtree(old.path, ignore_errors=True)
             old.close()
 

@@ -55,7 +55,8 @@ class SyncSettings:
 class SyncClient:
     """Applies what the control plane sends to the store, for as long as `run` runs.
 
-    Works in the event loop's thread, in slices of some milliseconds; it is the only user of the writer meanwhile.
+    Works in the event loop's thread, in slices of some milliseconds. Whoever runs it calls `Writer.maintain` and
+    `Writer.remove_retired` from time to time, in between.
     `on_state` is called with a SyncState whenever something other than a cursor or a count changed; it must not block.
     """
 

@@ -8,6 +8,7 @@ from typing import Final
 from sidestep.v1 import sync_pb2 as pb
 from sidestep.v1.resources_pb2 import Lane as PbLane
 
+from engine.names import Lane
 from sidecar.store.errors import (
     ApplyError,
     DigestMismatchError,
@@ -20,6 +21,7 @@ from sidecar.store.keys import Cursor
 from sidecar.sync.state import LaneId, Phase, Refused
 
 _DETAIL_BYTES: Final = 500
+_STORAGE_FULL: Final = "storage_full"
 
 
 class LaneFollower:
@@ -27,7 +29,8 @@ class LaneFollower:
 
     A digest mismatch or a gap asks for a snapshot, once. If the lane goes wrong again before a delta has applied, a
     further snapshot would not help either: the breaker opens, and only after `retry_s` is one asked for again. A refused
-    change is not asked for again until the control plane's head has moved past it, or after `retry_s`.
+    change is not asked for again until the control plane's head has moved past it, or after `retry_s`; in the bulk lane,
+    whose snapshots are large and whose head moves all the time, or if the store is full, only after `retry_s`.
     """
 
     def __init__(self, lane_id: LaneId, *, retry_s: float, monotonic: Callable[[], float]) -> None:
@@ -69,6 +72,8 @@ class LaneFollower:
         """The control plane's head of the lane was seen."""
         if self.phase is not Phase.REFUSED or self.refused is None:
             return []
+        if self.lane_id[1] is Lane.BULK or self.refused.code == _STORAGE_FULL:
+            return []
         moved_on = revision > self.refused.revision or (cursor is not None and epoch > cursor.epoch)
         return self._ask("newer revision after a refusal") if moved_on else []
 
@@ -78,11 +83,19 @@ class LaneFollower:
             return self._ask("another try")
         return []
 
-    def failed(self, error: ApplyError, revision: int, cursor: Cursor | None) -> list[pb.SyncRequest]:
-        """A delta or snapshot leading to `revision` was not applied; the lane stays at `cursor`."""
+    def delta_failed(self, error: ApplyError, revision: int, cursor: Cursor | None) -> list[pb.SyncRequest]:
+        """A delta leading to `revision` was not applied; the lane stays at `cursor`."""
         if isinstance(error, GapError):
             # Deltas that were under way when a snapshot was asked for, or a change refused, do not fit: expected.
             return self._resync(str(error)) if self.phase is Phase.FOLLOWING else []
+        if isinstance(error, DigestMismatchError) and self.phase in (Phase.AWAITING, Phase.LOADING):
+            return []  # it builds on what the snapshot will bring
+        return self.failed(error, revision, cursor)
+
+    def failed(self, error: ApplyError, revision: int, cursor: Cursor | None) -> list[pb.SyncRequest]:
+        """A snapshot of `revision` was not adopted, or the data differs from the head; the lane stays at `cursor`."""
+        if isinstance(error, GapError):
+            return self._resync(str(error))
         if isinstance(error, DigestMismatchError):
             refusal = self._refuse("digest_mismatch", str(error), revision, cursor)
             return [refusal, *self._resync(str(error))]
@@ -115,7 +128,7 @@ def _code(error: ApplyError) -> str:
     if isinstance(error, RefusedError):
         return error.code
     if isinstance(error, StorageFullError):
-        return "storage_full"
+        return _STORAGE_FULL
     assert isinstance(error, UndecodableError), error
     return "undecodable"
 

@@ -21,8 +21,8 @@ from sidecar.sync.lanes import LaneFollower, cursor_message
 from sidecar.sync.state import LaneId, Phase, SyncState
 
 _SILENT_HEARTBEATS: Final = 3
-_RETIRE_AFTER_S: Final = 2.0
-_MAINTAIN_EVERY_S: Final = 10.0
+_STATUS_POLLS: Final = 50
+_STATUS_POLL_S: Final = 0.01
 
 
 class Session:
@@ -95,12 +95,15 @@ class Session:
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._finish()),
             asyncio.create_task(self._drop()),
-            asyncio.create_task(self._maintain()),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                await self._raise_true_status()
+            raise
         finally:
             for task in tasks:
                 task.cancel()
@@ -113,6 +116,14 @@ class Session:
             staging.abort()
         self._stagings.clear()
         self._ended.clear()
+
+    async def _raise_true_status(self) -> None:
+        """A write that meets the end of the stream makes gRPC report INTERNAL, until the status itself comes in."""
+        for _ in range(_STATUS_POLLS):
+            if await self._call.code() is not grpc.StatusCode.INTERNAL:
+                await self._call.read()  # of a call that has ended: raises its status
+                return
+            await asyncio.sleep(_STATUS_POLL_S)
 
     async def _receive(self, on_begun: Callable[[], None]) -> None:
         sidecar, instance, version = self._hello
@@ -147,7 +158,10 @@ class Session:
                 raise SilentError("the control plane takes no messages") from None
 
     async def _ping(self) -> None:
-        await self._send(pb.SyncRequest(ping=pb.Ping(nonce=self._confirmations.ping())))
+        await self._send(self._ping_request())
+
+    def _ping_request(self) -> pb.SyncRequest:
+        return pb.SyncRequest(ping=pb.Ping(nonce=self._confirmations.ping()))
 
     async def _send(self, request: pb.SyncRequest) -> None:
         async with self._sending:
@@ -170,8 +184,8 @@ class Session:
         if kind == "heartbeat":
             return self._on_heartbeat(response.heartbeat)
         if kind == "scope":
-            self._on_scope(frozenset(response.scope.tenants))
-        elif kind == "snapshot_required":
+            return self._on_scope(frozenset(response.scope.tenants))
+        if kind == "snapshot_required":
             self._lane(response.snapshot_required).announced()
             self._on_change()
         elif kind == "snapshot_offer":
@@ -204,7 +218,12 @@ class Session:
         try:
             cursor = self._writer.apply_delta(raw)
         except ApplyError as error:
-            return self._failed(lane, error, delta.revision)
+            before = lane.phase
+            requests = lane.delta_failed(error, delta.revision, self._writer.cursor(*lane.lane_id))
+            if requests or lane.phase is not before:
+                self._mismatches += isinstance(error, DigestMismatchError)
+                self._on_change()
+            return requests
         held = self._writer.cursor(*lane.lane_id)
         if cursor is not None:
             self._deltas += 1
@@ -238,9 +257,10 @@ class Session:
                 self._confirmations.head(lane.lane_id, head.epoch, head.revision, asked)
         return requests
 
-    def _on_scope(self, tenants: frozenset[str]) -> None:
+    def _on_scope(self, tenants: frozenset[str]) -> list[pb.SyncRequest]:
         if not tenants:
-            return  # says nothing; never "wipe"
+            return []  # says nothing; never "wipe"
+        known = self._writer.scope() or frozenset()
         gone = self._writer.set_scope(tenants)
         for lane_id in [lane_id for lane_id in self._lanes if lane_id[0] not in tenants]:
             del self._lanes[lane_id]
@@ -248,6 +268,9 @@ class Session:
         if gone:
             self._dropping.set()
         self._on_change()
+        # The heads of a tenant that is new here are asked for at once, so that its data counts as current once it is applied
+        # and not only with the next heartbeat.
+        return [self._ping_request()] if tenants - known else []
 
     def _on_offer(self, offer: pb.SnapshotOffer) -> list[pb.SyncRequest]:
         lane = self._lane(offer.cursor)
@@ -320,10 +343,6 @@ class Session:
         self._confirmations.advanced(staging.lane_id, cursor)
         self._on_change()
         await self._send(pb.SyncRequest(ack=pb.Ack(cursor=cursor_message(staging.lane_id, cursor))))
-        asyncio.get_running_loop().call_later(_RETIRE_AFTER_S, self._retire)
-
-    def _retire(self) -> None:
-        asyncio.get_running_loop().run_in_executor(None, self._writer.remove_retired)
 
     async def _drop(self) -> None:
         while True:
@@ -331,8 +350,3 @@ class Session:
             self._dropping.clear()
             for _ in self._writer.drop():
                 await asyncio.sleep(0)
-
-    async def _maintain(self) -> None:
-        while True:
-            self._writer.maintain()
-            await asyncio.sleep(_MAINTAIN_EVERY_S)

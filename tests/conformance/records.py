@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import yaml
@@ -44,12 +45,16 @@ def build(tenant: str, records: dict[str, Any], now: datetime) -> Records:
     built: Records = {}
     for name, body in records.items():
         segment, _, record_id = name.partition("/")
-        collection = _COLLECTIONS[segment]
-        resource = f"tenants/{tenant}/{segment}/{record_id}"
-        built[collection, record_id] = _record(collection, resource, record_id, tenant, body, now).SerializeToString(
-            deterministic=True
-        )
+        built[_COLLECTIONS[segment], record_id] = _encoded(tenant, segment, record_id, json.dumps(body), now)
     return built
+
+
+@cache
+def _encoded(tenant: str, segment: str, record_id: str, body: str, now: datetime) -> bytes:
+    """Kept, since most records are the same in most vectors and a policy takes a while to compile."""
+    resource = f"tenants/{tenant}/{segment}/{record_id}"
+    record = _record(_COLLECTIONS[segment], resource, record_id, tenant, json.loads(body), now)
+    return record.SerializeToString(deterministic=True)
 
 
 def secret(key_id: str) -> bytes:
@@ -80,9 +85,7 @@ def _record(
     return ParseDict({"name": resource, **body}, _MESSAGES[collection]())
 
 
-def _policy(
-    resource: str, name: str, tenant: str, spec: dict[str, Any], now: datetime
-) -> resources_pb2.Policy:
+def _policy(resource: str, name: str, tenant: str, spec: dict[str, Any], now: datetime) -> resources_pb2.Policy:
     """A policy as `sidestep policy put` leaves it. `document` instead of a spec: these very words, good or bad."""
     if "document" in spec:
         return resources_pb2.Policy(name=resource, document=spec["document"], version=1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
-from sidestep.v1 import sync_pb2
+from sidestep.v1 import resources_pb2, sync_pb2
+from sidestep.v1.resources_pb2 import Collection as Number
 
-from engine.digest import EMPTY, Digest
+from engine.digest import Digest
 from engine.durations import parse_duration
-from engine.names import Collection, Lane, lane_of
+from engine.names import Lane, lane_of
 from sidecar.clock import Clock
 from sidecar.store.view import Cursor
 from sidecar.store.writer import Writer
@@ -19,6 +19,7 @@ from tests.conformance.vectors import Vector, fixture, fixture_now
 EPOCH = 7
 BOOT = "this-boot"
 BOOTED_AT = fixture_now().timestamp() - 400 * 86400.0
+_OTHER_TENANT = "globex"
 _DIGEST_KEY = bytes(range(32))
 
 
@@ -61,8 +62,6 @@ class Replica:
                 self._held = records
         for tenant in base["half_synced_tenants"]:
             self._snapshot(tenant, Lane.URGENT, {})
-        self._confirm("globex", Lane.URGENT, 1.0)
-        self._confirm("globex", Lane.BULK, 1.0)
 
     def change(self, vector: Vector) -> None:
         """Sets the clock to the vector's time, applies its records as deltas, and confirms the lanes at its ages."""
@@ -71,12 +70,10 @@ class Replica:
         for lane in Lane:
             self._delta(lane, wanted)
         self._held = wanted
-        age = vector.data.get("age", "1s")
-        boot = vector.data.get("confirmed_in", BOOT)
-        self._confirm(self._tenant, Lane.URGENT, _seconds(vector.data.get("urgent_age", age)), boot)
-        self._confirm(self._tenant, Lane.BULK, _seconds(vector.data.get("bulk_age", age)), boot)
-        self._confirm("globex", Lane.URGENT, 1.0)
-        self._confirm("globex", Lane.BULK, 1.0)
+        for lane, own in ((Lane.URGENT, "urgent_age"), (Lane.BULK, "bulk_age")):
+            age_s = _seconds(vector.data.get(own, vector.data.get("age", "1s")))
+            self._confirm(self._tenant, lane, age_s, vector.data.get("confirmed_in", BOOT))
+            self._confirm(_OTHER_TENANT, lane, 1.0, BOOT)
 
     def head(self, tenant: str) -> Cursor | None:
         """Where the tenant's urgent lane stands; None: not loaded."""
@@ -86,31 +83,31 @@ class Replica:
         """Releases the directory."""
         self._writer.close()
 
-    def _confirm(self, tenant: str, lane: Lane, age_s: float, boot: str = BOOT) -> None:
+    def _confirm(self, tenant: str, lane: Lane, age_s: float, boot: str) -> None:
+        # Within a boot its own clock tells the age, across boots the wall clock; the other one is set to mislead.
+        boottime, wall = self.clock.boottime(), self.clock.wall()
+        if boot == BOOT:
+            boottime, wall = boottime - age_s, wall + 3600.0
+        else:
+            wall -= age_s
         self.clock.boot = boot
-        # Boot time of another boot says nothing here; a misleading one shows that nobody looks at it.
-        boottime = self.clock.boottime() - age_s if boot == BOOT else self.clock.boottime()
-        self._writer.confirm(tenant, lane, boottime=boottime, wall=self.clock.now - age_s)
+        self._writer.confirm(tenant, lane, boottime=boottime, wall=wall)
         self.clock.boot = BOOT
 
     def _snapshot(self, tenant: str, lane: Lane, records: Records) -> None:
         rows = sorted((int(collection), record_id, value) for (collection, record_id), value in records.items())
         rows = [row for row in rows if lane_of(row[0]) is lane]
         digest = Digest(_DIGEST_KEY)
-        for row in rows:
-            digest.add(*row)
-        cursor = sync_pb2.Cursor(tenant=tenant, lane=int(lane), epoch=EPOCH, revision=1, digest=digest.value())
-        staging = self._writer.stage(
-            sync_pb2.SnapshotOffer(cursor=cursor, records=len(rows), digest_key=_DIGEST_KEY)
-        )
-        chunks = 0
+        payload = sync_pb2.SnapshotRecords()
+        for collection, record_id, value in rows:
+            digest.add(collection, record_id, value)
+            payload.records.add(collection=Number.Name(collection), id=record_id, value=value)
+        name = resources_pb2.Lane.Name(lane.value)
+        cursor = sync_pb2.Cursor(tenant=tenant, lane=name, epoch=EPOCH, revision=1, digest=digest.value())
+        staging = self._writer.stage(sync_pb2.SnapshotOffer(cursor=cursor, records=len(rows), digest_key=_DIGEST_KEY))
         if rows:
-            payload = sync_pb2.SnapshotRecords(
-                records=[sync_pb2.SnapshotRecord(collection=c, id=i, value=v) for c, i, v in rows]
-            )
-            staging.add(sync_pb2.SnapshotChunk(tenant=tenant, lane=int(lane), payload=payload.SerializeToString()))
-            chunks = 1
-        for _ in staging.finish(sync_pb2.SnapshotEnd(cursor=cursor, chunks=chunks)):
+            staging.add(sync_pb2.SnapshotChunk(tenant=tenant, lane=name, payload=payload.SerializeToString()))
+        for _ in staging.finish(sync_pb2.SnapshotEnd(cursor=cursor, chunks=staging.chunks)):
             pass
         staging.commit()
 
@@ -118,29 +115,28 @@ class Replica:
         cursor = self._writer.cursor(self._tenant, lane)
         assert cursor is not None
         digest = Digest(_DIGEST_KEY, cursor.digest)
-        changes = []
+        delta = sync_pb2.Delta(
+            tenant=self._tenant,
+            lane=resources_pb2.Lane.Name(lane.value),
+            epoch=cursor.epoch,
+            revision=cursor.revision + 1,
+            previous_digest=cursor.digest,
+        )
         for key in sorted(self._held.keys() | wanted.keys()):
             collection, record_id = key
             old, new = self._held.get(key), wanted.get(key)
             if old == new or lane_of(collection) is not lane:
                 continue
+            change = delta.changes.add(collection=Number.Name(collection), id=record_id)
             if old is not None:
                 digest.remove(collection, record_id, old)
             if new is not None:
                 digest.add(collection, record_id, new)
-                changes.append(sync_pb2.Change(collection=int(collection), id=record_id, value=new))
+                change.value = new
             else:
-                changes.append(sync_pb2.Change(collection=int(collection), id=record_id, deleted=True))
-        if changes:
-            delta = sync_pb2.Delta(
-                tenant=self._tenant,
-                lane=int(lane),
-                epoch=cursor.epoch,
-                revision=cursor.revision + 1,
-                previous_digest=cursor.digest,
-                digest=digest.value(),
-                changes=changes,
-            )
+                change.deleted = True
+        if delta.changes:
+            delta.digest = digest.value()
             self._writer.apply_delta(delta.SerializeToString())
 
 

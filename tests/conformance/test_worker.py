@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 import pytest
 from sidestep.v1 import decision_pb2, decision_pb2_grpc
 
-from sidecar.journal.segment import SegmentName
+from sidecar.journal.reader import SegmentReader
+from sidecar.journal.record import Record, decode_record
+from sidecar.journal.segment import SegmentName, list_segments
 from tests.conformance import requests
 from tests.conformance.replica import Replica
 from tests.conformance.vectors import Vector, fixture, for_runner
@@ -30,10 +33,13 @@ class Workers:
     def __init__(self, data_dir: Path, running: ExitStack) -> None:
         base = fixture()
         self.replica = Replica(data_dir)
+        self.journal = data_dir / "journal"
+        # Outcome and basis of what the worker with a journal answered, by decision id.
+        self.answered: dict[str, tuple[str, str]] = {}
         running.callback(self.replica.close)
         self._clock = clock_file(data_dir)
         self._set_clock()
-        self._fill_journal(data_dir / "journal")
+        self._fill_journal()
         self._stubs = []
         for index, journal_max in enumerate(("64MiB", "2MiB")):
             started = running.enter_context(
@@ -50,7 +56,7 @@ class Workers:
                 )
             )
             channel = running.enter_context(grpc.insecure_channel(started.grpc))
-            self._stubs.append(decision_pb2_grpc.DecisionServiceStub(channel))
+            self._stubs.append(decision_pb2_grpc.DecisionServiceStub(channel))  # type: ignore[no-untyped-call]
 
     def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         """The decision, or the error as (gRPC code, details)."""
@@ -63,16 +69,33 @@ class Workers:
         try:
             response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=_DEADLINE_S)
         except grpc.RpcError as error:
-            return error.code().name, error.details()
-        return of_response(response, tenant)
+            return error.code().name, error.details() or ""
+        verdict = of_response(response, tenant)
+        if not vector.journal_full:
+            assert response.decision_id not in self.answered
+            self.answered[response.decision_id] = verdict.outcome, verdict.basis
+        return verdict
+
+    def recorded(self) -> dict[str, Record]:
+        """The journal of the worker that has one, by decision id."""
+        records = {}
+        for segment in list_segments(self.journal):
+            if segment.worker == 0:
+                reader = SegmentReader(self.journal / str(segment))
+                while entries := reader.read(1000):
+                    for entry in entries:
+                        record = decode_record(entry.payload)
+                        records[str(UUID(bytes=record.decision_id))] = record
+                reader.close()
+        return records
 
     def _set_clock(self) -> None:
         set_clock(self._clock, self.replica.clock.wall(), self.replica.clock.boottime())
 
-    def _fill_journal(self, directory: Path) -> None:
+    def _fill_journal(self) -> None:
         """A segment of an earlier start, as large as the bound. It has no content, since nobody ships it here."""
-        directory.mkdir()
-        with (directory / str(SegmentName("w", _FULL, 1, 0))).open("wb") as segment:
+        self.journal.mkdir()
+        with (self.journal / str(SegmentName("w", _FULL, 1, 0))).open("wb") as segment:
             segment.truncate(1 << 20)
 
 
@@ -93,3 +116,17 @@ def test_worker_conforms(workers: Workers, vector: Vector) -> None:
         assert code == expected.get("code"), details
         if "field" in expected:
             assert details.startswith(f"{expected['field']}: "), details
+
+
+def test_every_answer_is_recorded_as_given(workers: Workers) -> None:
+    workers.answer(for_runner("worker")[0])
+    workers.answer(next(vector for vector in for_runner("worker") if vector.expect.get("outcome") == "ALLOW"))
+
+    records = workers.recorded()
+
+    assert workers.answered
+    told = {
+        decision_id: (records[decision_id].decision.outcome.value, records[decision_id].decision.basis.value)
+        for decision_id in workers.answered
+    }
+    assert told == workers.answered

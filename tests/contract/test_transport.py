@@ -21,6 +21,7 @@ from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.native import NativeTransport
 from sidecar.front.transport import MAX_WAITING, Call, Method, StatusCode, Transport, TransportError
 from sidecar.listeners import Address, Listener, parse_listeners
+from tests.processes import until
 
 LIMIT = 64 << 10
 METHODS = (
@@ -32,14 +33,6 @@ TRANSPORTS = {"native": NativeTransport, "grpcio": GrpcioTransport}
 TCP = Listener(Address("127.0.0.1", 0))
 PATIENCE_S = 10.0
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        threading.Event().wait(0.005)
-    return found
 
 
 class Echo:

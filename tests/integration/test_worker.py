@@ -142,19 +142,21 @@ def test_explanation_is_for_callers_that_may_diagnose(stock: Stock, tmp_path: Pa
 
 
 def test_written_revocation_is_read_by_who_asks_for_it(stock: Stock, tmp_path: Path) -> None:
+    in_time = 0
     with worker(tmp_path) as started, asking(started.grpc) as stub:
-        for _ in range(20):
-            for state, outcome in (
-                ("SUBJECT_STATE_DISABLED", decision_pb2.OUTCOME_DENY),
-                ("SUBJECT_STATE_ACTIVE", decision_pb2.OUTCOME_ALLOW),
-            ):
-                ahead = {"epoch": stock.urgent.epoch, "revision": stock.urgent.revision + 1}
-                future = stub.Evaluate.future(satisfied(min_revision=ahead), timeout=5)
-                stock.put(**{"subjects/bob": {"state": state}})
-                response = future.result()
-                if response.basis == decision_pb2.BASIS_FAIL_SAFE:  # this machine took longer than 50 ms to write
-                    continue
-                assert (response.outcome, response.data.urgent.revision) == (outcome, ahead["revision"])
+        for state, outcome in (
+            ("SUBJECT_STATE_DISABLED", decision_pb2.OUTCOME_DENY),
+            ("SUBJECT_STATE_ACTIVE", decision_pb2.OUTCOME_ALLOW),
+        ) * 10:
+            ahead = {"epoch": stock.urgent.epoch, "revision": stock.urgent.revision + 1}
+            future = stub.Evaluate.future(satisfied(min_revision=ahead), timeout=5)
+            stock.put(**{"subjects/bob": {"state": state}})
+            response = future.result()
+            if response.basis == decision_pb2.BASIS_FAIL_SAFE:
+                continue  # writing took longer than the call may wait
+            assert (response.outcome, response.data.urgent.revision) == (outcome, ahead["revision"])
+            in_time += 1
+    assert in_time > 0
 
 
 class Load:

@@ -3,8 +3,8 @@
 Conditions of triggers are *monotone*: combinations by `&&` and `||` of tests that a higher risk, weaker device or session
 evidence, more failures or a missing value can only make true (`risk.score >= 40.0`, `!device.known`, `session.idle_s > 900.0`).
 Conditions on what the request says of itself (`context.country != 'DE'`) may be anything: they change by going missing only.
-Grants' conditions are the mirror image (`risk.score < 40.0`). A policy whose trigger fires on *low* risk is outside the class: the
-properties about risk, device and session do not hold for it, and need not.
+Grants' conditions are the mirror image (`risk.score < 40.0`). A policy whose trigger fires on *low* risk is outside the class:
+the properties about risk, device and session do not hold for it, and need not.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engine.facts import (
     Grant,
     GrantScope,
     Posture,
+    Scalar,
     Session,
     Signal,
     Staleness,
@@ -40,7 +41,9 @@ from engine.rules import TenantRules, compile_policy
 
 NOW = 1_800_000_000.0
 ACTION = "pay.now"
-ACRS = st.sampled_from(["nist-aal1", "nist-aal2", "nist-aal2", "nist-aal3", "phr", "phrh", "custom"])
+ACRS = st.sampled_from(
+    ["nist-aal1", "nist-aal2", "nist-aal2", "nist-aal3", "nist-aal1", "phr", "phr", "phrh", "custom"]
+)
 AGES = st.sampled_from(["30s", "1m", "5m", "1h", "12h", "30d"])
 # Seconds ago, on, just before and just after those ages; 29 s in the future is within the skew, 31 s is not.
 AGO_S = st.sampled_from([0.0, 30.0, 59.0, 60.0, 61.0, 300.0, 301.0, 3600.0, 3601.0, 43200.0, 86400.0, -29.0, -31.0])
@@ -72,12 +75,12 @@ def _ago(at: float | None) -> float | None:
     return None if at is None else NOW - at
 
 
+def _risk_from(kind: str, score: float) -> Condition:
+    return Condition(f"risk.{kind} >= {score}", _told(lambda f: getattr(f.risk, kind), lambda v: bool(v >= score)))
+
+
 _FIRING = [
-    *(
-        Condition(f"risk.{kind} >= {score}.0", _told(lambda f, k=kind: getattr(f.risk, k), lambda v, s=score: v >= s))
-        for kind in ("score", "network", "device")
-        for score in (20, 40)
-    ),
+    *(_risk_from(kind, score) for kind in ("score", "network", "device") for score in (20.0, 40.0)),
     Condition("!device.known", _told(_device(lambda d: d.binding), lambda b: b is Binding.UNKNOWN)),
     Condition("!device.bound", _told(_device(lambda d: d.binding), lambda b: b is not Binding.BOUND)),
     Condition("device.trust < 0.9", _told(_device(lambda d: d.trust), lambda v: v < 0.9)),
@@ -96,7 +99,10 @@ _FIRING = [
     Condition("!session.proved", _told(lambda f: f.session.proved if f.session.presented else None, lambda v: not v)),
     Condition("subject.failed_attempts >= 2", _told(lambda f: f.subject.failed_attempts, lambda v: v >= 2)),
     Condition("!subject.known", lambda f: not f.subject.known),
-    Condition("context.amount.value > 100.0", _told(lambda f: f.values.get("context.amount.value"), lambda v: v > 100)),
+    Condition(
+        "context.amount.value > 100.0",
+        _told(lambda f: f.values.get("context.amount.value"), lambda v: isinstance(v, str) or v > 100),
+    ),
     Condition("context.country != 'DE'", _told(lambda f: f.values.get("context.country"), lambda v: v != "DE")),
     Condition("context.vip", _told(lambda f: f.values.get("context.vip"), lambda v: bool(v))),
     Condition("!context.vip", _told(lambda f: f.values.get("context.vip"), lambda v: not v)),
@@ -129,7 +135,9 @@ _GRANT_CONDITIONS: dict[str, Truth] = {
     "": lambda f: True,
     "risk.score < 40.0": _told(lambda f: f.risk.score, lambda v: v < 40),
     "device.known": _told(_device(lambda d: d.binding), lambda b: b is not Binding.UNKNOWN),
-    "context.amount.value <= 100.0": _told(lambda f: f.values.get("context.amount.value"), lambda v: v <= 100),
+    "context.amount.value <= 100.0": _told(
+        lambda f: f.values.get("context.amount.value"), lambda v: not isinstance(v, str) and v <= 100
+    ),
     "context.country == 'DE' || context.asn == 1": lambda f: (
         f.values.get("context.country") == "DE" or f.values.get("context.asn") == 1 or None
     ),
@@ -150,44 +158,67 @@ class Ruled(NamedTuple):
     policies: tuple[Policy, ...]
 
 
+def _odds(draw: st.DrawFn, one_in: int) -> bool:
+    """True once in so many draws; shrinks to False."""
+    return draw(st.integers(0, one_in - 1)) == one_in - 1
+
+
 @st.composite
 def requires(draw: st.DrawFn) -> dict[str, Any]:
-    """A requirement that demands something."""
-    demand = draw(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "acr": ACRS,
-                "maxAge": AGES,
-                "maxIdle": st.sampled_from(["1m", "1h"]),
-                "authenticatedAfter": st.sampled_from(["recovery", "posture-change"]),
-            },
-        )
-    )
-    if not demand:
-        demand["acr"] = draw(ACRS)
-    if draw(st.integers(0, 3)) == 0:
+    """A requirement that demands something; mostly one that a grant can waive."""
+    demand: dict[str, Any] = {"acr": draw(ACRS)}
+    if draw(st.booleans()):
+        demand["maxAge"] = draw(AGES)
+    if _odds(draw, 8):
+        demand["maxIdle"] = draw(st.sampled_from(["1m", "1h"]))
+    if _odds(draw, 8):
+        demand["authenticatedAfter"] = draw(st.sampled_from(["recovery", "posture-change"]))
+    if _odds(draw, 4):
         demand["evidence"] = "asserted"
     if draw(st.booleans()):
-        demand["waivable"] = draw(st.booleans())
+        demand["waivable"] = not _odds(draw, 5)
+    if len(demand) > 2 and _odds(draw, 4):
+        del demand["acr"]
+    if not demand.keys() & {"acr", "maxAge", "maxIdle", "authenticatedAfter"}:
+        demand["acr"] = "phr"
     return demand
 
 
 CEILINGS = st.fixed_dictionaries({"acr": ACRS, "maxAge": AGES})
 _WITHIN = st.fixed_dictionaries({"acr": ACRS, "within": AGES})
-EXEMPTIONS = st.fixed_dictionaries(
-    {
-        "ceiling": CEILINGS,
-        "identity": st.fixed_dictionaries({"minAcrWithin": _WITHIN}, optional={"maxFailures": st.integers(0, 3)}),
-        "device": st.fixed_dictionaries({"minTrust": st.sampled_from([0.5, 0.85, 1.0]), "revalidateEvery": AGES}),
-        "session": st.fixed_dictionaries(
-            {"maxAge": AGES, "maxIdle": AGES},
-            optional={"evidence": st.just("asserted"), "proofOfPossession": st.booleans()},
-        ),
-        "risk": st.fixed_dictionaries({"maxScore": _SCORES}),
-    },
-    optional={"recognisedCeiling": CEILINGS, "spotCheckRate": st.sampled_from([0.0, 0.25])},
-)
+_GENEROUS: dict[str, Any] = {
+    "ceiling": {"acr": "phrh", "maxAge": "30s"},
+    "recognisedCeiling": {"acr": "phrh", "maxAge": "30s"},
+    "identity": {"minAcrWithin": {"acr": "nist-aal1", "within": "30d"}, "maxFailures": 2},
+    "device": {"minTrust": 0.85, "revalidateEvery": "12h"},
+    "session": {"maxAge": "12h", "maxIdle": "1h"},
+    "risk": {"maxScore": 40},
+}
+_PARTS: dict[str, st.SearchStrategy[Any]] = {
+    "ceiling": CEILINGS,
+    "recognisedCeiling": CEILINGS,
+    "identity": st.fixed_dictionaries({"minAcrWithin": _WITHIN}, optional={"maxFailures": st.integers(0, 3)}),
+    "device": st.fixed_dictionaries({"minTrust": st.sampled_from([0.5, 0.85, 0.9]), "revalidateEvery": AGES}),
+    "session": st.fixed_dictionaries(
+        {"maxAge": AGES, "maxIdle": AGES},
+        optional={"evidence": st.just("asserted"), "proofOfPossession": st.booleans()},
+    ),
+    "risk": st.fixed_dictionaries({"maxScore": _SCORES}),
+    "spotCheckRate": st.sampled_from([0.0, 0.25]),
+}
+
+
+@st.composite
+def exemptions(draw: st.DrawFn) -> dict[str, Any]:
+    """Generous exemptions but for a few parts, so that a grant often fails by one bound alone."""
+    made = dict(_GENEROUS)
+    for part in draw(st.sets(st.sampled_from(sorted(_PARTS)), max_size=2)):
+        made[part] = draw(_PARTS[part])
+    if _odds(draw, 5):
+        del made["recognisedCeiling"]
+    return made
+
+
 _TIGHTER = st.fixed_dictionaries(
     {},
     optional={
@@ -211,25 +242,26 @@ def policies(draw: st.DrawFn, name: str, *, mode: str = "enforce") -> tuple[Poli
     """A compiled policy that mostly matches ACTION."""
     spec: dict[str, Any] = {
         "mode": mode,
-        "match": {"actions": [draw(st.sampled_from(["*", "pay.*", ACTION, "pay.*", "other.*"]))]},
+        "match": {"actions": [draw(st.sampled_from(["*", "pay.*", ACTION])) if not _odds(draw, 10) else "other.*"]},
         "context": {"vip": "bool"},
     }
-    if draw(st.integers(0, 4)):
+    if not _odds(draw, 5):
         spec["require"] = draw(requires())
-    if draw(st.integers(0, 4)) == 0:
+    if _odds(draw, 6):
         spec["profile"] = draw(st.sampled_from(["nist-aal1", "nist-aal2", "nist-aal3"]))
-    conditions = draw(st.lists(CONDITIONS, max_size=3))
+    conditions = [draw(CONDITIONS) for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2])))]
     spec["triggers"] = [
         {"name": f"t{index}", "when": condition.cel, "require": draw(requires())}
         for index, condition in enumerate(conditions)
     ]
-    if draw(st.integers(0, 5)):
-        spec["exemptions"] = draw(EXEMPTIONS)
+    if not _odds(draw, 10):
+        spec["exemptions"] = draw(exemptions())
     posture: dict[str, Any] = {}
-    for level in draw(st.sets(st.sampled_from(["ELEVATED", "HIGH", "CRITICAL"]), max_size=2)):
-        posture[level] = {"exemptions": draw(_TIGHTER)}
-        if draw(st.booleans()):
-            posture[level]["require"] = draw(requires())
+    if draw(st.booleans()):
+        for level in draw(st.sets(st.sampled_from(["ELEVATED", "HIGH", "CRITICAL"]), max_size=2)):
+            posture[level] = {"exemptions": draw(_TIGHTER)}
+            if draw(st.booleans()):
+                posture[level]["require"] = draw(requires())
     spec["posture"] = posture
     document = {
         "apiVersion": "sidestep.dev/v1",
@@ -241,11 +273,16 @@ def policies(draw: st.DrawFn, name: str, *, mode: str = "enforce") -> tuple[Poli
     return compile_policy(json.dumps(document), 1), truths
 
 
+COUNTS = [0, 1, 1, 1, 1, 1, 2, 2, 2, 3]
+
+
 @st.composite
-def ruled(draw: st.DrawFn, least: int = 0, most: int = 3) -> Ruled:
-    """A tenant with a few policies."""
-    made = [draw(policies(f"p{index}")) for index in range(draw(st.integers(least, most)))]
-    edges = [("phr", "nist-aal2")] if draw(st.booleans()) else []
+def ruled(draw: st.DrawFn, least: int = 0) -> Ruled:
+    """A tenant with `least` to three policies."""
+    made = [draw(policies(f"p{index}")) for index in range(draw(st.sampled_from(COUNTS[least:])))]
+    edges = draw(
+        st.sampled_from([[("phrh", "nist-aal3")]] * 2 + [[("phrh", "nist-aal3"), ("phr", "nist-aal2")]] * 2 + [[]])
+    )
     compiled = tuple(policy for policy, _ in made)
     rules = TenantRules(
         compiled, order=AcrOrder(edges), risk_ceiling=draw(st.none() | st.just(60.0)), clock_skew_s=30.0
@@ -296,16 +333,16 @@ GRANTS = st.builds(
     Grant,
     id=st.sampled_from(["g1", "g2", "g3", "g4"]),
     scope=st.sampled_from(GrantScope),
-    actions=st.sampled_from([("*",), ("pay.*",), (ACTION, "other"), ("other",)]),
-    ceiling_acr=ACRS,
-    ceiling_max_age_s=st.sampled_from([30.0, 30.0, 300.0, 43200.0]),
-    active=st.sampled_from([True, True, True, False]),
-    start_at=st.none() | st.sampled_from([NOW, NOW + 1]),
-    expire_at=st.sampled_from([NOW + 1, NOW + 1, NOW + 1, NOW, None]),
-    condition=st.sampled_from(["", "", "", *_GRANT_CONDITIONS]),
+    actions=st.sampled_from([("*",), ("*",), ("pay.*",), (ACTION, "other"), ("other",)]),
+    ceiling_acr=st.just("phrh") | ACRS,
+    ceiling_max_age_s=st.sampled_from([30.0, 30.0, 30.0, 300.0, 43200.0]),
+    active=st.sampled_from([True] * 6 + [False]),
+    start_at=st.sampled_from([None, None, None, NOW, NOW + 1]),
+    expire_at=st.sampled_from([NOW + 1] * 6 + [NOW, None]),
+    condition=st.sampled_from([""] * 8 + list(_GRANT_CONDITIONS)),
     spot_draw=st.sampled_from([0.1, 0.25, 0.5, 0.99]),
 )
-VALUES = st.fixed_dictionaries(
+VALUES: st.SearchStrategy[dict[str, Scalar]] = st.fixed_dictionaries(
     {},
     optional={
         "context.amount.value": st.sampled_from([50.0, 100.0, 150.0, 1, "much"]),
@@ -316,6 +353,12 @@ VALUES = st.fixed_dictionaries(
 )
 
 
+_DATA = st.sampled_from(
+    [Data(1, 1, 1, 1, 1.0, Staleness.FRESH)] * 7
+    + [Data(1, 1, 1, 1, 400.0, Staleness.SOFT), Data(), Data(1, 1, 1, 1, 1.0, Staleness.FRESH, behind=True)]
+)
+
+
 @st.composite
 def many_facts(draw: st.DrawFn) -> Facts:
     """Facts on which most parts are good and a few are not."""
@@ -323,21 +366,24 @@ def many_facts(draw: st.DrawFn) -> Facts:
         True, Binding.BOUND, "d1", 1.0, NOW - 10, (Authentication("phrh", NOW - 10, Evidence.VERIFIED),)
     )
     good_session = Session(True, False, TokenState.VERIFIED, "", True, NOW - 20, NOW - 5)
-    good = st.integers(0, 2)
     return Facts(
         now=NOW,
         tenant="acme",
         action=ACTION,
-        data=Data(1, 1, 1, 1, 1.0, draw(st.sampled_from([Staleness.FRESH] * 6 + list(Staleness))), draw(good) == 7),
-        posture=draw(st.sampled_from([Posture.LOW, Posture.LOW, *Posture])),
-        posture_changed_at=draw(st.none() | st.sampled_from([NOW - 40, NOW - 4000])),
-        exemptions_off=draw(st.integers(0, 9)) == 9,
-        journal_full=draw(st.integers(0, 9)) == 9,
-        subject=draw(SUBJECTS) if draw(good) == 0 else Subject(True, failed_attempts=0),
-        device=draw(DEVICES) if draw(good) == 0 else draw(st.sampled_from([good_device, good_device, Device()])),
-        session=draw(SESSIONS) if draw(good) == 0 else good_session,
+        data=draw(_DATA),
+        posture=draw(st.sampled_from([Posture.LOW] * 4 + list(Posture))),
+        posture_changed_at=draw(st.sampled_from([None, None, NOW - 40, NOW - 4000])),
+        exemptions_off=_odds(draw, 12),
+        journal_full=_odds(draw, 12),
+        subject=draw(SUBJECTS) if _odds(draw, 4) else Subject(True, failed_attempts=0),
+        device=draw(DEVICES) if _odds(draw, 4) else Device() if _odds(draw, 8) else good_device,
+        session=draw(SESSIONS) if _odds(draw, 4) else good_session,
         authentications=tuple(draw(st.lists(AUTHENTICATIONS, max_size=3))),
-        risk=draw(RISKS) if draw(good) == 0 else combine(()),
-        grants=tuple({grant.id: grant for grant in draw(st.lists(GRANTS, max_size=3))}.values()),
-        values=draw(VALUES),
+        risk=draw(RISKS) if _odds(draw, 4) else combine(()),
+        grants=tuple({grant.id: grant for grant in draw(st.lists(GRANTS, min_size=1, max_size=3))}.values())
+        if not _odds(draw, 6)
+        else (),
+        values=draw(VALUES)
+        if _odds(draw, 4)
+        else {"context.amount.value": 50.0, "context.country": "DE", "context.vip": True},
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+import pytest
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -23,8 +23,7 @@ from engine.rules import TenantRules
 from tests.property.oracle import may_allow
 from tests.property.strategies import NOW, Ruled, many_facts, policies, ruled
 
-SEEN: Counter[str] = Counter()
-EXAMPLES = settings(max_examples=200, deadline=None)
+EXAMPLES = settings(max_examples=100, deadline=None)
 
 
 def allows(facts: Facts, tenant: Ruled) -> bool:
@@ -44,8 +43,9 @@ def degraded(facts: Facts) -> Iterator[tuple[str, Facts]]:
     for index, login in enumerate(facts.authentications):
         others = facts.authentications[:index], facts.authentications[index + 1 :]
         yield f"no authentication {index}", replace(facts, authentications=others[0] + others[1])
-        older = replace(login, at=None if login.at is None else min(login.at, NOW) - 7000)
-        yield f"older authentication {index}", replace(facts, authentications=(*others[0], older, *others[1]))
+        if login.at is not None and login.at <= NOW:  # an impossible time may become possible by moving back
+            older = replace(login, at=login.at - 7000)
+            yield f"older authentication {index}", replace(facts, authentications=(*others[0], older, *others[1]))
         weaker = replace(login, acr="")
         yield f"weaker authentication {index}", replace(facts, authentications=(*others[0], weaker, *others[1]))
 
@@ -85,7 +85,8 @@ def _subject(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "disabled", replace(facts, subject=replace(subject, disabled=True))
     yield "unknown subject", replace(facts, subject=replace(subject, known=False, failed_attempts=None))
     yield "just recovered", replace(facts, subject=replace(subject, recovered_at=NOW))
-    yield "more failures", replace(facts, subject=replace(subject, failed_attempts=(subject.failed_attempts or 0) + 3))
+    if subject.failed_attempts is not None:  # unknown is worse than any number
+        yield "more failures", replace(facts, subject=replace(subject, failed_attempts=subject.failed_attempts + 3))
 
 
 def _device(facts: Facts) -> Iterator[tuple[str, Facts]]:
@@ -142,16 +143,17 @@ def test_nothing_made_worse_turns_a_withheld_allow_into_allow(tenant: Ruled, fac
 @given(ruled(), many_facts())
 def test_allow_exactly_where_every_bound_holds(tenant: Ruled, facts: Facts) -> None:
     decision = decide(facts, tenant.rules)
-    SEEN[decision.basis.value] += 1
     assert may_allow(facts, tenant) == ({decision.basis.value} if decision.outcome is Outcome.ALLOW else set())
 
 
-def test_every_basis_came_up() -> None:
-    """A strategy that never reaches an exemption would prove nothing about them."""
-    test_allow_exactly_where_every_bound_holds()
-    missing = {basis.value for basis in Basis} - SEEN.keys()
-    assert not missing
-    assert SEEN["EXEMPTION_GRANT"] >= 5
+@pytest.mark.parametrize("basis", Basis)
+def test_the_strategies_reach_every_basis(basis: Basis) -> None:
+    """One that never reaches an exemption would prove nothing about them."""
+    search = settings(max_examples=3000, deadline=None, phases=[Phase.generate], database=None)
+    tenant, facts = find(
+        st.tuples(ruled(), many_facts()), lambda pair: decide(pair[1], pair[0].rules).basis is basis, settings=search
+    )
+    assert decide(facts, tenant.rules).basis is basis
 
 
 @EXAMPLES
@@ -192,7 +194,7 @@ def test_decisions_are_pure_and_survive_a_recording(tenant: Ruled, facts: Facts)
 
 
 @EXAMPLES
-@given(ruled(least=1, most=2), st.data(), many_facts())
+@given(ruled(least=1), st.data(), many_facts())
 def test_a_further_policy_never_weakens_the_requirement(tenant: Ruled, data: st.DataObject, facts: Facts) -> None:
     further, _ = data.draw(policies("further"))
     more = TenantRules((*tenant.policies, further), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)

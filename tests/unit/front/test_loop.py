@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from grpc_health.v1 import health_pb2
 from sidestep.v1 import decision_pb2, resources_pb2
@@ -26,6 +27,7 @@ from sidecar.gather.gatherer import GatherConfig, Gatherer
 from sidecar.journal.record import Record
 from sidecar.journal.segment import SegmentWriter, worker_name
 from sidecar.page import ERRORS, Page, WorkerSlot, WorkerWord
+from sidecar.store.generation import is_suspect
 from sidecar.store.reader import Reader
 from tests.fakes.desk import CHECK, EVALUATE, EVALUATE_BATCH, LIST, WATCH, Desk
 from tests.fakes.journal import read_journal
@@ -302,11 +304,13 @@ def test_min_revision_that_does_not_come_is_decided_as_behind(rig: Rig) -> None:
 
 
 def test_call_waits_no_longer_than_its_deadline_allows(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 10.0)
+    monkeypatch.setattr("sidecar.front.loop.PARK_S", 60.0)
     rig = rigged()
-    begun = time.monotonic()
+    left: list[float] = []
+    rig.desk.before_answer = lambda call: left.append(call.deadline - time.monotonic())
     assert rig.ask(request(min_revision=newer(rig)), within_s=0.3).basis == decision_pb2.BASIS_FAIL_SAFE
-    assert time.monotonic() - begun < 0.3
+    # Before the deadline, but for a machine that is too busy to run this at all.
+    assert -0.2 < left[0] < 0.01
 
 
 def test_no_more_than_so_many_calls_wait(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
@@ -341,6 +345,37 @@ def test_drain_does_not_wait_for_parked_calls(rigged: Callable[..., Rig], monkey
     until(lambda: rig.slot.get(WorkerWord.PARKED) == 1, "the call to be parked")
     rig.desk.drain(1.0)
     assert rig.response("waits").basis == decision_pb2.BASIS_FAIL_SAFE
+
+
+@pytest.mark.parametrize("tenant", ["x" * 1000, "a\0b", "Acme", "é" * 300])
+def test_impossible_tenant_with_a_min_revision_is_refused_and_harms_nobody(rig: Rig, tenant: str) -> None:
+    rig.desk.put(EVALUATE, request(tenant=tenant, min_revision=newer(rig)), "bad")
+    questions = [satisfied(), request(tenant=tenant, min_revision=newer(rig))]
+    rig.desk.put(EVALUATE_BATCH, decision_pb2.EvaluateBatchRequest(requests=questions), "batch")
+    assert rig.failure("bad")[0] is StatusCode.INVALID_ARGUMENT
+    assert [result.WhichOneof("result") for result in rig.batch("batch")] == ["response", "error"]
+    assert rig.ask(satisfied()).outcome == decision_pb2.OUTCOME_ALLOW
+
+
+def test_unreadable_data_fails_what_rests_on_it_and_the_loop_goes_on(
+    rigged: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = rigged(start=False)
+    rig.desk.put(EVALUATE, satisfied(), "one")
+    rig.desk.put(EVALUATE_BATCH, decision_pb2.EvaluateBatchRequest(requests=[request()] * 40), "batch")
+    rig.desk.put(EVALUATE, satisfied(), "another")
+
+    def corrupt(*_: Any, **__: Any) -> Any:
+        raise lmdb.CorruptedError("a page is damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gatherer, "gather", corrupt)
+        rig.start()
+        for handle in ("one", "batch", "another"):
+            assert rig.failure(handle)[0] is StatusCode.UNAVAILABLE
+    assert rig.decisions() == 0
+    assert is_suspect(next(rig.data.glob("gen-*")))
+    assert rig.ask(satisfied()).outcome == decision_pb2.OUTCOME_ALLOW
 
 
 def test_batch_is_answered_in_order_and_an_invalid_entry_harms_no_other(rig: Rig) -> None:

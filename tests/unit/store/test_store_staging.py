@@ -64,7 +64,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(before=STEPS, after=STEPS)
 def test_snapshot_then_deltas_equals_a_fresh_snapshot(before: list, after: list) -> None:  # type: ignore[type-arg]
     lanes = {Lane.BULK: History(lane=Lane.BULK), Lane.URGENT: History(lane=Lane.URGENT)}
@@ -152,6 +152,24 @@ def test_deltas_after_the_snapshot_of_a_new_lane_wait_for_its_swap(tmp_path: Pat
     assert writer.apply_delta(history.commit({(DEVICES, "last"): device("alice")})) is None
     assert staging.commit() == history.cursor
     assert records(writer.live, "acme", Lane.BULK) == history.records
+    writer.close()
+
+
+def test_deltas_that_follow_the_snapshot_do_not_meet_the_wrong_data_it_replaces(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    wrong, right = History(), History()
+    wrong.commit({(DEVICES, "d"): device("eve")})
+    right.commit({(DEVICES, "d"): device("alice")})
+    load(writer, wrong)
+    offer, chunks, end = right.snapshot()
+    staging = writer.stage(offer)
+    assert writer.apply_delta(right.commit({(DEVICES, "e"): device("alice")})) is None
+    staging.add(chunks[0])
+    for _ in staging.finish(end):
+        pass
+    assert writer.apply_delta(right.commit({(DEVICES, "f"): device("alice")})) is None
+    assert staging.commit() == right.cursor
+    assert records(writer.live, "acme", Lane.BULK) == right.records
     writer.close()
 
 
