@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -187,6 +188,18 @@ class Pod:
         """SIGTERM; the exit code."""
         assert self._program is not None
         return self._program.stop()
+
+    def metrics(self) -> str:
+        """All metrics, as text."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=5) as response:
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        """A metric without labels."""
+        for line in self.metrics().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"no metric {name}")
 
     def log(self) -> str:
         """The end of what it wrote to standard error."""

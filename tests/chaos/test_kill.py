@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import statistics
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -62,7 +61,7 @@ class Chaos:
     def strike(self, *roles: str) -> None:
         """Kills, inspects at once, and waits until answers flow and the killed are back."""
         if "supervisor" in roles:
-            assert self.metric("sidestep_journal_lost_total") == 0
+            assert self.pod.metric("sidestep_journal_lost_total") == 0
         before = {role: self.pod.child(role) for role in roles if role != "supervisor"}
         in_transfer = self.pod.staging()
         at, pause_s = time.monotonic(), 0.0
@@ -125,14 +124,6 @@ class Chaos:
         self.inspector.inspect()
         self.kills.append(Kill((role,), at, in_transfer, 0.0, time.monotonic()))
 
-    def metric(self, name: str) -> float:
-        """A metric of the sidecar's without labels."""
-        with urllib.request.urlopen(f"http://{self.pod.http}/metrics", timeout=5) as response:
-            for line in response.read().decode().splitlines():
-                if line.startswith(f"{name} "):
-                    return float(line.split()[1])
-        raise AssertionError(f"no metric {name}")
-
 
 def _pause_s(deaths: int) -> float:
     """How long the supervisor waits before it starts a process again that died so often before."""
@@ -176,7 +167,7 @@ def _survive(tmp_path: Path, *, kills: int, devices: int) -> None:
                     _round(chaos, operators, kills)
                 service.wait_for_answers(100, WITHIN_S)
             inspector.wait_for_convergence(WITHIN_S)
-            assert chaos.metric("sidestep_journal_lost_total") == 0
+            assert pod.metric("sidestep_journal_lost_total") == 0
             service.wait_for_answers(20, WITHIN_S)
             service.stop()
             assert pod.stop() == 0
