@@ -39,6 +39,10 @@ _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Above its default of 1,000 grpcio ends waiting calls at random with CANCELLED, which a herd of reconnecting sidecars would
+    # reach; admission is SyncService's to refuse, with a time to come back.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     # A sidecar that vanished without a word is noticed by this.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+from msgspec.structs import replace
 
 from engine import exemption
 from engine.challenge import INVALID_TOKEN, challenge
@@ -50,6 +51,22 @@ def fail_safe(action: str, rules: TenantRules, code: Code) -> Decision:
 
 def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
     """Steps 2 to 6 by a given plan; observed policies are not looked at."""
+    return consider(facts, rules, plan)[1]
+
+
+def consider(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[Facts, Decision]:
+    """The decision by a given plan, and the facts it rests on: of the devices the evidence fits, the first that gives ALLOW."""
+    decision = _decide(facts, rules, plan)
+    if decision.outcome is Outcome.STEP_UP:
+        for candidate in facts.candidates:
+            other = replace(facts, device=candidate.device, risk=candidate.risk, grants=candidate.grants, candidates=())
+            found = _decide(other, rules, plan)
+            if found.outcome is Outcome.ALLOW:
+                return other, found
+    return facts, decision
+
+
+def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
     # 2. Blocks: nothing lifts them.
     blocks = block_reasons(facts)
     if blocks:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
-from engine.facts import Evidence
+from engine.facts import Evidence, Symbol
 
 
-class Outcome(Enum):
+class Outcome(Symbol):
     """What the caller should do."""
 
     ALLOW = "ALLOW"
@@ -17,7 +15,7 @@ class Outcome(Enum):
     DENY = "DENY"
 
 
-class Basis(Enum):
+class Basis(Symbol):
     """What the outcome rests on."""
 
     NOT_REQUIRED = "NOT_REQUIRED"
@@ -28,7 +26,7 @@ class Basis(Enum):
     FAIL_SAFE = "FAIL_SAFE"
 
 
-class Code(Enum):
+class Code(Symbol):
     """Detailed reason codes. For the journal and for callers that may diagnose; never for the end user."""
 
     # Step 1

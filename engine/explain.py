@@ -13,7 +13,7 @@ import msgspec
 
 from engine.change import smallest_change
 from engine.clauses import Clause, standings
-from engine.decide import block_reasons, required_clauses
+from engine.decide import block_reasons, consider, required_clauses
 from engine.decision import Basis, Check, Code, Decision, Shadow
 from engine.durations import format_duration
 from engine.factors import Compared, measure
@@ -51,6 +51,7 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(facts: Facts, rules: TenantRules, decision: Decision) -> Explanation:
     """Explains `decision`, which must be `decide(facts, rules)`."""
     plan = rules.plan(facts.action, facts.posture)
+    facts, _ = consider(facts, rules, plan)
     skew_s = rules.clock_skew_s
     measured = measure(facts, plan.thresholds, rules.order, skew_s) if plan.thresholds is not None else ()
     reports = tuple(

@@ -16,14 +16,20 @@ import msgspec
 Scalar = bool | int | float | str
 
 
-class Evidence(Enum):
+class Symbol(Enum):
+    """An enumeration whose members hash by identity. They are singletons, and Enum's own hash runs in Python."""
+
+    __hash__ = object.__hash__
+
+
+class Evidence(Symbol):
     """Whether a claim was proved (`verified`: by a token or key) or is the caller's word (`asserted`)."""
 
     ASSERTED = "asserted"
     VERIFIED = "verified"
 
 
-class Staleness(Enum):
+class Staleness(Symbol):
     """How far the data's age has passed the configured limits."""
 
     FRESH = "fresh"
@@ -31,7 +37,7 @@ class Staleness(Enum):
     HARD = "hard"
 
 
-class Posture(Enum):
+class Posture(Symbol):
     """The tenant's threat level, in rising order."""
 
     LOW = "LOW"
@@ -40,7 +46,7 @@ class Posture(Enum):
     CRITICAL = "CRITICAL"
 
 
-class Binding(Enum):
+class Binding(Symbol):
     """How surely the request's device is one known for this subject."""
 
     UNKNOWN = "unknown"
@@ -48,7 +54,7 @@ class Binding(Enum):
     BOUND = "bound"
 
 
-class DeviceBlock(Enum):
+class DeviceBlock(Symbol):
     """Whether a blocked device of the subject is in use. NOT_EXCLUDED: the evidence is too thin to rule one out."""
 
     NONE = "none"
@@ -57,7 +63,7 @@ class DeviceBlock(Enum):
     NOT_EXCLUDED = "not_excluded"
 
 
-class TokenState(Enum):
+class TokenState(Symbol):
     """What became of the request's token."""
 
     ABSENT = "absent"
@@ -66,7 +72,7 @@ class TokenState(Enum):
     MISMATCH = "mismatch"
 
 
-class GrantScope(Enum):
+class GrantScope(Symbol):
     """Whom a grant is for, narrowest first."""
 
     SUBJECT = "subject"
@@ -179,6 +185,14 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     spot_draw: float = 0.0
 
 
+class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A further device that the evidence fits, with what else depends on which device it is."""
+
+    device: Device
+    risk: Risk
+    grants: tuple[Grant, ...] = ()
+
+
 class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """All of the above for one request at one instant."""
 
@@ -199,5 +213,8 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     authentications: tuple[Authentication, ...] = ()
     risk: Risk = Risk()
     grants: tuple[Grant, ...] = ()
+    # Devices the evidence fits less well than `device`. The answer is the kindest over all of them: leaving components out
+    # of a request could always single one of them out.
+    candidates: tuple[Candidate, ...] = ()
     # Request values that conditions of this tenant read, by CEL name (`context.amount.value`). Absent ones are absent.
     values: dict[str, Scalar] = {}

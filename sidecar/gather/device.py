@@ -77,14 +77,14 @@ class DeviceRecogniser:
 
     def recognise(
         self, view: ReadView, tenant_id: str, tenant: Tenant, subject: str, shown: DeviceEvidence, now: float
-    ) -> Device:
-        """The device in use, as facts."""
+    ) -> tuple[Device, ...]:
+        """The devices the evidence fits, as facts, the likeliest first; one unknown or blocked device if it fits none or does
+        not rule a blocked one out."""
         blocked = view.blocked_devices(tenant_id, subject)
         ids = view.subject_devices(tenant_id, subject) if shown.presented or blocked else []
         if not ids and not blocked:
-            return Device(presented=shown.presented)
-        best: Profile | None = None
-        best_rank = (False, 0.0)
+            return (Device(presented=shown.presented),)
+        fitting: list[tuple[_Match, Profile]] = []
         matches: dict[str, _Match] = {}
         for device_id in ids:
             profile = self._profile(view, tenant_id, device_id)
@@ -94,22 +94,15 @@ class DeviceRecogniser:
             matches[device_id] = match
             if device_id in blocked:
                 continue
-            rank = (match.bound, match.similarity)
-            if rank > best_rank and (match.bound or match.similarity >= self._least(profile, tenant)):
-                best, best_rank = profile, rank
-        block, blocked_id = self._block(view, tenant_id, shown, blocked, matches, best_rank[0])
-        if block is not DeviceBlock.NONE:
-            return Device(presented=shown.presented, id=blocked_id, block=block)
-        if best is None:
-            return Device(presented=shown.presented)
-        return Device(
-            presented=True,
-            binding=Binding.BOUND if best_rank[0] else Binding.RECOGNISED,
-            id=best.id,
-            trust=1.0 if best_rank[0] else best_rank[1],
-            validated_at=best.validated_at,
-            authentications=best.authentications,
+            if match.bound or match.similarity >= self._least(profile, tenant):
+                fitting.append((match, profile))
+        fitting.sort(key=lambda fit: fit[0][:2], reverse=True)
+        block, blocked_id = self._block(
+            view, tenant_id, shown, blocked, matches, bound_elsewhere=bool(fitting) and fitting[0][0].bound
         )
+        if block is not DeviceBlock.NONE:
+            return (Device(presented=shown.presented, id=blocked_id, block=block),)
+        return tuple(_device(match, profile) for match, profile in fitting) or (Device(presented=shown.presented),)
 
     def _least(self, profile: Profile, tenant: Tenant) -> float:
         return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
@@ -143,6 +136,7 @@ class DeviceRecogniser:
         shown: DeviceEvidence,
         blocked: list[str],
         matches: dict[str, _Match],
+        *,
         bound_elsewhere: bool,
     ) -> tuple[DeviceBlock, str]:
         """The gravest block that the evidence does not rule out."""
@@ -202,6 +196,17 @@ def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secre
         elif (ordinal := parse_version(value)) is not None:
             versions[name] = ordinal
     return Observed(components, versions)
+
+
+def _device(match: _Match, profile: Profile) -> Device:
+    return Device(
+        presented=True,
+        binding=Binding.BOUND if match.bound else Binding.RECOGNISED,
+        id=profile.id,
+        trust=match.similarity,
+        validated_at=profile.validated_at,
+        authentications=profile.authentications,
+    )
 
 
 def _parse(device_id: str, value: bytes) -> Profile:

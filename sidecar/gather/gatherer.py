@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from engine import risk
 from engine.errors import SidestepError
 from engine.facts import (
     Authentication,
+    Candidate,
     Data,
     Evidence,
     Facts,
@@ -118,10 +121,19 @@ class Gatherer:
             token.proof_jkt if token else "",
             request.device.SerializeToString(),
         )
-        device = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
+        device, *others = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
         values = {name: value for name, value in asked.values.items() if name in tenant.rules.request_variables}
         grants = self._find_grants(view, asked, subject, device.id, tenant, now)
-        if _RESOURCE_ID in values and not _reads_resource_id(tenant.rules, grants):
+        candidates = tuple(
+            Candidate(
+                other,
+                _risk(view, signal_kinds, asked, session_id, other.id, now),
+                self._find_grants(view, asked, subject, other.id, tenant, now),
+            )
+            for other in others
+        )
+        possible = (grants, *(candidate.grants for candidate in candidates))
+        if _RESOURCE_ID in values and not _reads_resource_id(tenant.rules, chain.from_iterable(possible)):
             del values[_RESOURCE_ID]
         facts = Facts(
             now=now,
@@ -138,6 +150,7 @@ class Gatherer:
             authentications=_authentications(request.session, session_id, token),
             risk=_risk(view, signal_kinds, asked, session_id, device.id, now),
             grants=grants,
+            candidates=candidates,
             values=values,
         )
         return Gathered(facts, tenant.rules)
@@ -288,7 +301,7 @@ def _spot_draw(tenant: Tenant, asked: Checked, device_id: str, grant_id: str, no
     return int.from_bytes(drawn[:6], "big") / 2**48
 
 
-def _reads_resource_id(rules: TenantRules, grants: tuple[Grant, ...]) -> bool:
+def _reads_resource_id(rules: TenantRules, grants: Iterable[Grant]) -> bool:
     """Whether any condition reads the resource's id, which may name a person's account and is otherwise left out."""
     return rules.reads_resource_id or any(_RESOURCE_ID in grant.condition for grant in grants)
 

@@ -45,7 +45,8 @@ class ReadView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._env.end_read(self._txn)
-        if isinstance(error, lmdb.Error):
+        # A key of impossible size is the caller's fault, not the file's.
+        if isinstance(error, lmdb.Error) and not isinstance(error, lmdb.BadValsizeError):
             self._env.mark_suspect(str(error))
             raise UnreadableError(f"{self._env.path.name}: {error}") from error
 
