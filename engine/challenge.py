@@ -11,6 +11,8 @@ from engine.plan import Plan
 from engine.rules import TenantRules
 
 INVALID_TOKEN = Challenge(invalid_token=True)
+# As far as the API's 32 bits reach, 136 years.
+MAX_AGE_S = 2**32 - 1
 
 
 def challenge(requirement: Requirement, plan: Plan, rules: TenantRules, subject: Subject) -> Challenge:
@@ -25,7 +27,7 @@ def challenge(requirement: Requirement, plan: Plan, rules: TenantRules, subject:
     return Challenge(
         methods=tuple(method.id for method in (enrolled or acceptable)),
         acr_values=_acr_values(requirement, reaching, rules),
-        max_age_s=None if requirement.max_age_s is None else int(requirement.max_age_s),
+        max_age_s=None if requirement.max_age_s is None else min(int(requirement.max_age_s), MAX_AGE_S),
     )
 
 

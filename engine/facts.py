@@ -111,6 +111,8 @@ class Subject(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     known: bool = False
     disabled: bool = False
     roles: tuple[str, ...] = ()
+    # There may be more of them: no token was shown, or some could not be kept. Conditions then cannot read them.
+    roles_partial: bool = False
     methods: tuple[str, ...] = ()
     recovered_at: float | None = None
     failed_attempts: int | None = None

@@ -168,6 +168,9 @@ def _complete_policy(record: pb.Policy, old: pb.Policy | None, name: Name, field
 def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
     if old is not None and old.kind != record.kind:
         raise InvalidInputError(f"{field}.kind", "a key keeps its kind; delete it first")
+    if old is not None and record.secret and record.secret != old.secret:
+        # Devices hashed with the old one would differ from everything, also the blocked ones from what is shown of them.
+        raise InvalidInputError(f"{field}.secret", "a key keeps its secret; put a new key beside it")
     if record.kind == pb.KEY_KIND_ISSUER or record.secret:
         return
     record.secret = old.secret if old is not None else secrets.token_bytes(validation.SECRET_BYTES)

@@ -24,6 +24,14 @@ MAX_CONDITION_CHARS = 2000
 _GAP = r"(?:\s|//[^\n]*\n)*"
 _MACRO = re.compile(rf"\.{_GAP}(?:all|exists|exists_one|map|filter){_GAP}\(")
 _PRESENCE = re.compile(rf"\bhas{_GAP}\(")
+# A regular expression is compiled anew whenever it is evaluated, and some take seconds: it must be the author's own, and small.
+_MATCHES = re.compile(rf"\bmatches{_GAP}\(")
+_MATCHES_LITERAL = re.compile(
+    rf"""\.{_GAP}matches{_GAP}\({_GAP}(?:[rR](?P<rq>['"])(?P<raw>[^'"\n]*)(?P=rq)"""
+    rf"""|(?P<q>['"])(?P<text>(?:[^'"\\\n]|\\\\)*)(?P=q)){_GAP}\)"""
+)
+_REPEATED = re.compile(r"(?P<group>[)}])?\{(?P<least>[0-9]+)(?:,(?P<most>[0-9]*))?\}")
+MAX_PATTERN_SIZE = 200
 _DIAGNOSTIC = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]+)")
 _FOLD_BITS = 60
 
@@ -73,7 +81,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "subject.roles",
         cel.Type.List(cel.Type.STRING),
-        lambda f: list(f.subject.roles),
+        lambda f: None if f.subject.roles_partial else list(f.subject.roles),
         "roles from the synced subject and a verified token",
     ),
     Variable(
@@ -122,13 +130,13 @@ REQUEST_VARIABLES = frozenset(v.name for v in VARIABLES if v.name.startswith(("c
 
 
 def convert(value: Scalar | None, kind: str) -> Scalar | None:
-    """A request value as the declared type, or None where it does not fit: a wrong type is a missing value, and so is NaN,
-    which would make every comparison false."""
+    """A request value as the declared type, or None where it does not fit: a wrong type is a missing value, and so is what
+    is no number (NaN makes every comparison false, and infinity soon becomes NaN)."""
     if kind == STRING:
         return value if isinstance(value, str) else None
     if kind == BOOL:
         return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     if kind == DOUBLE:
         return float(value)
@@ -231,7 +239,7 @@ def _mask(expression: Any, data: Mapping[str, Any]) -> int | None:
 class Language:
     """The variables one policy's conditions can read: the built-in ones and the request attributes it declares."""
 
-    __slots__ = ("_environment", "_readers", "attributes")
+    __slots__ = ("_environment", "_folded", "_readers", "attributes")
 
     def __init__(self, attributes: Mapping[str, str] | None = None) -> None:
         self.attributes = dict(attributes or {})
@@ -241,6 +249,7 @@ class Language:
             types[f"context.{name}"] = _TYPES[kind]
             self._readers[f"context.{name}"] = _from_request(f"context.{name}", kind)
         self._environment = cel.NewEnv(variables=types)
+        self._folded: dict[tuple[Condition, ...], Folded] = {}
 
     def compile(self, source: str) -> Condition:
         """Type-checks one condition. Raises ConditionError with positions inside `source`."""
@@ -252,6 +261,8 @@ class Language:
             raise ConditionError(
                 [Problem(0, 0, "", "has() is not available: a missing value makes the condition fire")]
             )
+        if problem := _pattern_problem(source):
+            raise ConditionError([Problem(0, 0, "", problem)])
         try:
             expression = self._environment.compile(source)
         except RuntimeError as error:
@@ -266,8 +277,13 @@ class Language:
         return frozenset(name for name in self._readers if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", source))
 
     def fold(self, conditions: Iterable[Condition]) -> Folded:
-        """Several of this language's conditions in one expression."""
-        return Folded(tuple(conditions), self._environment)
+        """Several of this language's conditions in one expression. Kept: compiling takes milliseconds, and every action that
+        a policy matches has a plan of its own."""
+        wanted = tuple(conditions)
+        folded = self._folded.get(wanted)
+        if folded is None:
+            folded = self._folded[wanted] = Folded(wanted, self._environment)
+        return folded
 
     def activation(self, facts: Facts, variables: Iterable[str]) -> dict[str, Any]:
         """The values of `variables` that are known."""
@@ -277,6 +293,31 @@ class Language:
             if value is not None:
                 data[name] = value
         return data
+
+
+def _pattern_problem(source: str) -> str:
+    """What is wrong with the regular expressions of a condition; empty if nothing. Text in string literals counts too."""
+    calls = len(_MATCHES.findall(source))
+    if not calls:
+        return ""
+    literals = list(_MATCHES_LITERAL.finditer(source))
+    if len(literals) != calls:
+        return "matches() takes one pattern, written out as a single string without quotes or escapes but \\\\ in it"
+    if _MACRO.search(source):
+        return "may not both iterate and use matches()"
+    size = 0
+    for literal in literals:
+        pattern = literal["raw"] if literal["raw"] is not None else literal["text"].replace("\\\\", "\\")
+        if re.search(r"\\[pP]", pattern):
+            return "matches() takes no Unicode classes (\\p, \\P)"
+        size += len(pattern)
+        for repeated in _REPEATED.finditer(pattern):
+            if repeated["group"]:
+                return "matches() repeats single characters or classes a number of times, not groups"
+            size += int(repeated["most"] or repeated["least"])
+    if size > MAX_PATTERN_SIZE:
+        return f"the patterns of matches(), with their repetitions, are longer than {MAX_PATTERN_SIZE} characters"
+    return ""
 
 
 class ConditionError(Exception):

@@ -86,7 +86,8 @@ class DeviceRecogniser:
             return (Device(presented=shown.presented),)
         fitting: list[tuple[_Match, Profile]] = []
         matches: dict[str, _Match] = {}
-        for device_id in ids:
+        # The blocked ones always: no number of other devices may hide one of them.
+        for device_id in dict.fromkeys((*blocked, *ids)):
             profile = self._profile(view, tenant_id, device_id)
             if profile is None or profile.subject != subject:
                 continue
@@ -94,7 +95,7 @@ class DeviceRecogniser:
             matches[device_id] = match
             if device_id in blocked:
                 continue
-            if match.bound or match.similarity >= self._least(profile, tenant):
+            if match.bound or (match.similarity > 0.0 and match.similarity >= self._least(profile, tenant)):
                 fitting.append((match, profile))
         fitting.sort(key=lambda fit: fit[0][:2], reverse=True)
         block, blocked_id = self._block(
@@ -102,7 +103,10 @@ class DeviceRecogniser:
         )
         if block is not DeviceBlock.NONE:
             return (Device(presented=shown.presented, id=blocked_id, block=block),)
-        return tuple(_device(match, profile) for match, profile in fitting) or (Device(presented=shown.presented),)
+        latest = now + tenant.rules.clock_skew_s
+        return tuple(_device(match, profile, latest) for match, profile in fitting) or (
+            Device(presented=shown.presented),
+        )
 
     def _least(self, profile: Profile, tenant: Tenant) -> float:
         return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
@@ -198,13 +202,17 @@ def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secre
     return Observed(components, versions)
 
 
-def _device(match: _Match, profile: Profile) -> Device:
+def _device(match: _Match, profile: Profile, latest: float) -> Device:
+    """The device as facts. `latest`: a time after it is impossible, and as good as none."""
+    validated_at = profile.validated_at
+    if validated_at is not None and validated_at > latest:
+        validated_at = None
     return Device(
         presented=True,
         binding=Binding.BOUND if match.bound else Binding.RECOGNISED,
         id=profile.id,
         trust=match.similarity,
-        validated_at=profile.validated_at,
+        validated_at=validated_at,
         authentications=profile.authentications,
     )
 

@@ -203,16 +203,20 @@ class Gatherer:
         )
 
     def _subject(self, view: ReadView, tenant: str, asked: Checked, token: TokenResult | None) -> Subject:
-        claimed = token.token.roles if token and token.token else ()
+        proved = token.token if token else None
+        claimed = proved.roles if proved else ()
+        cut = proved is None or proved.roles_cut
         value = view.get(Collection.SUBJECTS, tenant, asked.subject)
         if value is None:
-            return Subject(roles=claimed[:MAX_ROLES])
+            return Subject(roles=claimed, roles_partial=cut or not claimed)
         record = resources_pb2.Subject()
         record.ParseFromString(value)
+        roles = tuple(dict.fromkeys((*record.roles, *claimed)))
         return Subject(
             known=True,
             disabled=record.state != resources_pb2.SUBJECT_STATE_ACTIVE,
-            roles=tuple(dict.fromkeys((*record.roles, *claimed)))[:MAX_ROLES],
+            roles=roles[:MAX_ROLES],
+            roles_partial=cut or len(roles) > MAX_ROLES,
             methods=tuple(record.methods),
             recovered_at=moment(record.recover_time, record.HasField("recover_time")),
             failed_attempts=record.failed_attempts,
@@ -221,13 +225,13 @@ class Gatherer:
     def _find_grants(
         self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
     ) -> tuple[Grant, ...]:
-        ids = dict.fromkeys(view.grant_ids(asked.tenant, "s", asked.subject))
+        ids = view.grant_ids(asked.tenant, "s", asked.subject, MAX_GRANTS)
         for role in subject.roles:
-            ids.update(dict.fromkeys(view.grant_ids(asked.tenant, "r", role)))
+            ids += view.grant_ids(asked.tenant, "r", role, MAX_GRANTS - len(ids))
         if device_id:
-            ids.update(dict.fromkeys(view.grant_ids(asked.tenant, "d", device_id)))
+            ids += view.grant_ids(asked.tenant, "d", device_id, MAX_GRANTS - len(ids))
         grants = []
-        for grant_id in list(ids)[:MAX_GRANTS]:
+        for grant_id in ids:
             value = view.get(Collection.GRANTS, asked.tenant, grant_id)
             grant = None if value is None else self._grant(grant_id, value)
             if grant is not None:
@@ -253,11 +257,16 @@ def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
 
 
 def _parse_grant(grant_id: str, value: bytes) -> Grant | None:
-    """A stored grant; None if it has no scope or cannot be read, and then it exempts nobody."""
+    """A stored grant; None if it has no scope or cannot be read whole, and then it exempts nobody: what a newer control plane
+    added to it may be a bound."""
     record = resources_pb2.Grant()
     try:
         record.ParseFromString(value)
     except DecodeError:
+        return None
+    size = record.ByteSize()
+    record.DiscardUnknownFields()
+    if record.ByteSize() != size:
         return None
     scope = record.WhichOneof("scope")
     if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):

@@ -18,6 +18,7 @@ from sidecar.gather.dpop import DpopInput
 MAX_REQUEST_ID_BYTES = 128
 MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_CHARS = 512
+MAX_RESOURCE_CHARS = 512
 MAX_COMPONENTS = 32
 MAX_COMPONENT_CHARS = 512
 MAX_TOKEN_CHARS = 8192
@@ -151,10 +152,11 @@ def _values(request: decision_pb2.EvaluateRequest) -> dict[str, Scalar]:
     if context.country:
         values["context.country"] = context.country
     if request.HasField("resource"):
-        if request.resource.type:
-            values["resource.type"] = request.resource.type
-        if request.resource.id:
-            values["resource.id"] = request.resource.id
+        for part in ("type", "id"):
+            if text := getattr(request.resource, part):
+                if len(text) > MAX_RESOURCE_CHARS:
+                    raise InvalidInputError(f"resource.{part}", f"longer than {MAX_RESOURCE_CHARS} characters")
+                values[f"resource.{part}"] = text
     if context.HasField("attributes"):
         _add_attributes(context, values)
     return values

@@ -20,7 +20,7 @@ from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, TenantRules, compile_policy
-from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
+from sidecar.gather.keyring import MAX_CLOCK_SKEW_S, IssuerKey, IssuerRule, KeyRing
 from sidecar.store.view import Cursor, ReadView
 
 _log = logging.getLogger(__name__)
@@ -166,8 +166,9 @@ def _rules(settings: resources_pb2.Settings, order: AcrOrder, policies: tuple[Po
         stated = settings.top_requirement
         top = Clause(
             DEFAULT_TOP.name,
-            stated.acr or None,
-            stated.max_age.seconds + stated.max_age.nanos / 1e9 if stated.HasField("max_age") else None,
+            # The control plane stores both; what is missing all the same demands no less than without a record.
+            stated.acr or DEFAULT_TOP.acr,
+            stated.max_age.seconds + stated.max_age.nanos / 1e9 if stated.HasField("max_age") else DEFAULT_TOP.max_age_s,
             evidence=Evidence.ASSERTED if stated.evidence == resources_pb2.EVIDENCE_ASSERTED else Evidence.VERIFIED,
         )
     return TenantRules(
@@ -181,11 +182,9 @@ def _rules(settings: resources_pb2.Settings, order: AcrOrder, policies: tuple[Po
 
 
 def _clock_skew_s(settings: resources_pb2.Settings) -> float:
-    return (
-        settings.clock_skew.seconds + settings.clock_skew.nanos / 1e9
-        if settings.HasField("clock_skew")
-        else DEFAULT_CLOCK_SKEW_S
-    )
+    if not settings.HasField("clock_skew"):
+        return DEFAULT_CLOCK_SKEW_S
+    return min(max(settings.clock_skew.seconds + settings.clock_skew.nanos / 1e9, 0.0), MAX_CLOCK_SKEW_S)
 
 
 def _keys(

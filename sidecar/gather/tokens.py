@@ -82,8 +82,8 @@ class VerifiedToken(NamedTuple):
     """What a token proves.
 
     `session` is `sid`, empty if there is none. `started_at`: when the session began (`session_started_at`, else the
-    earliest authentication). `roles`: those that can name a grant's role, at most 64. `jkt`: RFC 7638 thumbprint of the
-    key the token is bound to (RFC 9449 `cnf.jkt`), empty: not sender-constrained.
+    earliest authentication). `roles`: those that can name a grant's role, at most 64; `roles_cut`: there are others. `jkt`:
+    RFC 7638 thumbprint of the key the token is bound to (RFC 9449 `cnf.jkt`), empty: not sender-constrained.
     """
 
     subject: str
@@ -95,6 +95,7 @@ class VerifiedToken(NamedTuple):
     issued_at: float | None
     expires_at: float
     jkt: str
+    roles_cut: bool
 
 
 class TokenResult(NamedTuple):
@@ -270,7 +271,7 @@ def _read_claims(ring: KeyRing, rule: IssuerRule, claims: _Claims, now: float) -
     if now >= ends:
         raise _RefusedError("expired", since=ends)
     if now < begins:
-        raise _RefusedError("not_yet_valid", until=begins)
+        raise _RefusedError("not_yet_valid", until=min(begins, ends))
     # 5. What it proves. A time still to come enters the picture when it is reached: the result holds only until then.
     events = [event for event in (claims.authentication(), *claims.authentications) if event != _Event()]
     if len(events) > MAX_AUTHENTICATIONS:
@@ -278,6 +279,7 @@ def _read_claims(ring: KeyRing, rule: IssuerRule, claims: _Claims, now: float) -
     past = [event for event in events if event.auth_time is None or now >= event.auth_time - skew_s]
     earliest = min((event.auth_time for event in past if event.auth_time is not None), default=None)
     started_at = claims.session_started_at
+    roles = _roles(claims.roles)
     verified = VerifiedToken(
         subject=claims.sub,
         session=_session(claims.sid),
@@ -285,11 +287,12 @@ def _read_claims(ring: KeyRing, rule: IssuerRule, claims: _Claims, now: float) -
         authentications=tuple(
             TokenAuthentication(ring.capped(rule, event.acr), event.amr, event.auth_time, claims.iss) for event in past
         ),
-        roles=_roles(claims.roles),
+        roles=roles,
         started_at=earliest if started_at is None else started_at if now >= started_at - skew_s else None,
         issued_at=claims.iat,
         expires_at=claims.exp,
         jkt=_bound_key(claims.cnf),
+        roles_cut=len(roles) < len(set(claims.roles)),
     )
     turns = [time - skew_s for time in (started_at, *(event.auth_time for event in events)) if time is not None]
     since = max([begins, *(turn for turn in turns if now >= turn)])

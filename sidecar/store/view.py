@@ -99,9 +99,9 @@ class ReadView:
         """Ids of the subject's devices whose state is anything but ACTIVE."""
         return self._ids(self._dbs.blocked, keys.subject_prefix(tenant, subject))
 
-    def grant_ids(self, tenant: str, scope: GrantScope, value: str) -> list[str]:
-        """Ids of the grants, in any state, for a subject (`s`), role (`r`) or device (`d`)."""
-        return self._ids(self._dbs.grant, keys.grant_prefix(tenant, scope, value))
+    def grant_ids(self, tenant: str, scope: GrantScope, value: str, limit: int | None = None) -> list[str]:
+        """Ids of the grants, in any state, for a subject (`s`), role (`r`) or device (`d`), at most `limit`."""
+        return self._ids(self._dbs.grant, keys.grant_prefix(tenant, scope, value), limit)
 
     def signals(self, tenant: str, kind: str, value: str) -> list[bytes]:
         """Every source's signal about exactly this value; `kind` as in `engine.names.SIGNAL_KINDS`."""

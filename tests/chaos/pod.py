@@ -7,10 +7,12 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,11 @@ def quiet_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def pass_time(rng: random.Random, most_s: float) -> None:
+    """Lets a random time pass: the moment of a blow is drawn, not synchronised with anything."""
+    threading.Event().wait(rng.random() * most_s)
 
 
 class Plane:
@@ -70,7 +77,9 @@ class Plane:
 
     def put(self, resource: resources_pb2.Resource) -> admin_pb2.PutResourceResponse:
         """Writes a record, again and again until it is acknowledged."""
-        return self._insist(self.admin.PutResource, admin_pb2.PutResourceRequest(resource=resource))
+        request = admin_pb2.PutResourceRequest(resource=resource)
+        answer: admin_pb2.PutResourceResponse = self._insist(self.admin.PutResource, request)
+        return answer
 
     def delete(self, name: str) -> None:
         """Deletes a record that exists; one that an unacknowledged attempt deleted is gone as well."""
@@ -118,7 +127,7 @@ class Plane:
             try:
                 return method(request, timeout=5, wait_for_ready=True)
             except grpc.RpcError as error:
-                code = error.code()  # type: ignore[attr-defined]
+                code = error.code()
                 if code is grpc.StatusCode.NOT_FOUND:
                     raise KeyError(request) from None
                 if code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
@@ -174,7 +183,7 @@ class Pod:
     def kill(self, *roles: str) -> None:
         """SIGKILL to the agent, the worker or both, as soon as they exist."""
         for role in roles:
-            os.kill(until(lambda role=role: self.child(role), f"the {role} to be started; {self.log()}"), signal.SIGKILL)
+            os.kill(until(partial(self.child, role), f"the {role} to be started; {self.log()}"), signal.SIGKILL)
 
     def kill_supervisor(self) -> None:
         """SIGKILL; the kernel then kills the others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from sidestep.v1 import admin_pb2, resources_pb2
 
 from tests.chaos import world
 from tests.chaos.ledger import Inspector, Ledger, inspecting
-from tests.chaos.pod import Plane, Pod
+from tests.chaos.pod import Plane, Pod, pass_time
 from tests.chaos.traffic import Operators, asking, misused_grants, writing
 from tests.fakes.stock import TENANT
 from tests.processes import until
@@ -68,9 +69,9 @@ def test_nothing_acknowledged_is_lost_by_sigkill_of_the_control_plane_for_long(t
     _survive(tmp_path, kills=30, devices=40_000)
 
 
-def _survive(tmp_path: Path, *, kills: int, devices: int) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = None) -> None:
+    seed = random.randrange(2**32) if seed is None else seed
+    sys.stdout.write(f"seed {seed}\n")
     rng = random.Random(seed)
     with Plane(tmp_path / "cp") as plane, ExitStack() as newcomers:
         for resource in world.resources():
@@ -79,9 +80,10 @@ def _survive(tmp_path: Path, *, kills: int, devices: int) -> None:
         ledger = Ledger(plane.database)
         ledger.absorb()
         joined: list[Inspector] = []
+        starts_s: list[float] = []
         with (
             Pod(tmp_path / "pod" / "data", plane.address) as pod,
-            inspecting(pod.data_dir, ledger) as inspector,
+            inspecting(pod.data_dir, ledger, TENANT) as inspector,
             asking(pod.address) as service,
         ):
             inspector.wait_for_convergence(WITHIN_S)
@@ -92,28 +94,30 @@ def _survive(tmp_path: Path, *, kills: int, devices: int) -> None:
                     if number % 4 == 2:  # somebody is always in the middle of a snapshot
                         joined.append(_join(newcomers, tmp_path / f"pod-{number}" / "data", plane, ledger))
                     _wait_for_writes(operators)
-                    end = time.monotonic() + rng.random() * 0.5
-                    until(lambda end=end: time.monotonic() >= end, "the moment")
+                    pass_time(rng, 0.5)
                     plane.kill()
                     inspector.inspect()
+                    begun = time.monotonic()
                     plane.start()
+                    starts_s.append(time.monotonic() - begun)
                 _wait_for_writes(operators)
             for follower in (inspector, *joined):
                 follower.wait_for_convergence(WITHIN_S)
             service.wait_for_answers(10, WITHIN_S)
             service.stop()
             longest_s = service.longest_gap_s(calm, service.answers[-1].at)
-        print(
+        sys.stdout.write(
             f"{kills} kills; {operators.acknowledged} writes acknowledged; imports: {importer.completed} completed, "
             f"{importer.cut_off} cut off; {inspector.inspections} inspections of {len(inspector.revisions)} revisions; "
-            f"{len(joined)} sidecars joined; {len(service.answers)} answers, longest time without one {longest_s:.2f} s"
+            f"{len(joined)} sidecars joined; {len(service.answers)} answers, longest time without one {longest_s:.2f} s, "
+            f"without control plane {min(starts_s):.2f} s and more\n"
         )
         ledger.reread()
         _check_acknowledged(plane, operators, importer)
         assert service.problems == []
         assert misused_grants(service.answers, operators.lives) == []
-        # The control plane's death is not noticed by callers; what they notice is the load on this machine.
-        assert longest_s < 1.5
+        # Callers do not notice: answers go on while there is no control plane, which is for at least this long each time.
+        assert longest_s < max(1.0, min(starts_s))
         assert [said for at, said in service.refusals if at > calm] == []
         assert importer.cut_off > 0
 

@@ -78,11 +78,24 @@ def check(service: Service) -> None:
     assert service.problems == []
     bases = {answer.response.basis for answer in service.answers}
     assert decision_pb2.BASIS_EXEMPTION_GRANT not in bases
-    assert {decision_pb2.BASIS_BLOCKED, decision_pb2.BASIS_CHALLENGE, decision_pb2.BASIS_NOT_REQUIRED} <= bases
+    assert {decision_pb2.BASIS_BLOCKED, decision_pb2.BASIS_CHALLENGE, decision_pb2.BASIS_ASSURANCE_SATISFIED} <= bases
 
 
 def live(pod: Pod) -> Path:
     return pod.data_dir / (pod.data_dir / "CURRENT").read_text()
+
+
+def mark(pod: Pod) -> None:
+    """Makes the live generation recognisable, as numbers are given again when none is left."""
+    (live(pod) / "marked").touch()
+
+
+def replaced(pod: Pod) -> bool:
+    """Whether the live generation is another one than was marked."""
+    try:
+        return not (live(pod) / "marked").exists()
+    except (OSError, ValueError):
+        return True
 
 
 def cut_the_data(pod: Pod) -> None:
@@ -145,10 +158,10 @@ def fill_current_with_garbage(pod: Pod) -> None:
     ],
 )
 def test_a_damaged_store_is_replaced_by_a_sound_one(origin: Origin, pod: Pod, damage: Callable[[Pod], None]) -> None:
-    before = pod.generation()
+    mark(pod)
     damage(pod)
     with pod, asking(pod.address) as service:
-        until(lambda: pod.generation() > before, f"a new generation; {pod.log()}", WITHIN_S)
+        until(lambda: replaced(pod), f"a new generation; {pod.log()}", WITHIN_S)
         converge(pod, origin.ledger)
         check(service)
 
@@ -177,23 +190,23 @@ def leave_foreign_files(pod: Pod) -> None:
 
 @pytest.mark.parametrize("change", [age_the_boot, suspect_the_generation, leave_a_foreign_page, leave_foreign_files])
 def test_a_sound_store_is_kept_whatever_lies_around_it(origin: Origin, pod: Pod, change: Callable[[Pod], None]) -> None:
-    before = pod.generation()
+    mark(pod)
     change(pod)
     with pod, asking(pod.address) as service:
         converge(pod, origin.ledger)
         check(service)
-        assert pod.generation() == before
+        assert not replaced(pod)
         assert (live(pod) / "boot").read_text() != "another-boot"
         assert not (live(pod) / "suspect").exists()
 
 
 def test_another_boots_damage_is_found_before_anything_is_answered(origin: Origin, pod: Pod) -> None:
     pod.change(SIDESTEP_CONTROL_PLANE="127.0.0.1:1", SIDESTEP_SCRUB_INTERVAL="1h")
-    before = pod.generation()
+    mark(pod)
     flip_record_bytes(pod)
     age_the_boot(pod)
     with pod, asking(pod.address) as service:
-        until(lambda: pod.generation() > before, "the damaged generation to be put aside", WITHIN_S)
+        until(lambda: replaced(pod), "the damaged generation to be put aside", WITHIN_S)
         until(lambda: len(service.refusals) > 20, "calls")
         service.stop()
         assert service.answers == []
@@ -204,14 +217,14 @@ def test_another_boots_damage_is_found_before_anything_is_answered(origin: Origi
 def test_data_truncated_under_the_running_sidecar(origin: Origin, pod: Pod) -> None:
     with pod, asking(pod.address) as service:
         service.wait_for_answers(5, WITHIN_S)
-        before = pod.generation()
+        mark(pod)
         os.truncate(live(pod) / "data.mdb", 16384)
-        until(lambda: pod.generation() > before, f"a new generation; {pod.log()}", WITHIN_S)
+        until(lambda: replaced(pod), f"a new generation; {pod.log()}", WITHIN_S)
         converge(pod, origin.ledger)
         check(service)
 
 
-def test_a_full_disk_keeps_the_last_good_data_and_recovers_by_itself(origin: Origin, pod: Pod) -> None:
+def test_a_full_disk_keeps_the_last_good_data_until_there_is_room(origin: Origin, pod: Pod) -> None:
     with pod, asking(pod.address) as service:
         service.wait_for_answers(1, WITHIN_S)
         converge(pod, origin.ledger)
@@ -225,8 +238,8 @@ def test_a_full_disk_keeps_the_last_good_data_and_recovers_by_itself(origin: Ori
         service.wait_for_answers(10, WITHIN_S)
         assert len(service.answers) > answered
         assert pod.child("agent") == agent, "the agent lives through it"
-        limits.prlimit(agent, limits.RLIMIT_FSIZE, held)
-        origin.plane.put(world.resources_pb2.Resource(device=world.device(0, version=1)))
+        # It would try again after five minutes by itself, and does at once with every new stream.
+        pod.kill("agent")
         converge(pod, origin.ledger)
         check(service)
 
@@ -259,14 +272,14 @@ def test_a_store_too_small_for_the_data_answers_nothing_until_it_is_enlarged(ori
 def test_bytes_flipped_anywhere(origin: Origin, pod: Pod, seed: int) -> None:
     """In this boot, so that the damage is found by whoever stumbles over it, or by the scrub."""
     rng = random.Random(seed)
-    before = pod.generation()
+    mark(pod)
     data = live(pod) / "data.mdb"
     content = bytearray(data.read_bytes())
     for _ in range(rng.choice((1, 10, 100, 1000))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     data.write_bytes(content)
     with pod, asking(pod.address) as service:
-        until(lambda: pod.generation() > before or pod.metric("sidestep_scrubs_total") > 1, f"the scrub; {pod.log()}", WITHIN_S)
+        until(lambda: replaced(pod) or pod.metric("sidestep_scrubs_total") > 1, f"the scrub; {pod.log()}", WITHIN_S)
         converge(pod, origin.ledger)
         service.wait_for_answers(12, WITHIN_S)
         service.stop()

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 import grpc
-from sidestep.v1 import decision_pb2, decision_pb2_grpc
+from sidestep.v1 import decision_pb2, decision_pb2_grpc, resources_pb2
 
 from tests.chaos import world
 from tests.chaos.pod import CHANNEL_OPTIONS, Plane
-from tests.fakes.stock import TENANT, exempted, request
+from tests.fakes.stock import TENANT, exempted, request, satisfied
 
 _PAUSE_S = 0.008
 _DEADLINE_S = 2.0
@@ -52,7 +52,7 @@ class Service:
         self._questions = [
             exempted(),
             request("mallory"),
-            request("bob", "browse.items"),
+            satisfied(),
             exempted(),
             request("mallory", "browse.items"),
             request("bob"),
@@ -97,9 +97,9 @@ class Service:
                 try:
                     response = stub.Evaluate(question, timeout=_DEADLINE_S)
                 except grpc.RpcError as error:
-                    self.refusals.append((time.monotonic(), error.details()))  # type: ignore[attr-defined]
+                    self.refusals.append((time.monotonic(), error.details() or ""))
                     # The worker is gone, or nothing is loaded yet. Nothing else may happen to a sound question.
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
                         self.problems.append(repr(error))
                     continue
                 self._take(question.subject.id, response)
@@ -209,7 +209,7 @@ class Operators:
             head = life.before = self._put(world.grant(number, active=False))
             self._stop.wait(self.pause_s)
 
-    def _put(self, resource: world.resources_pb2.Resource) -> int:
+    def _put(self, resource: resources_pb2.Resource) -> int:
         revision = self.plane.put(resource).revision.revision
         self.acknowledged["urgent"] += 1
         return revision
@@ -225,7 +225,7 @@ class Operators:
                 self.plane.delete(world.device(number).name)
                 self.held[number] = None
             else:
-                self.plane.put(world.resources_pb2.Resource(device=world.device(number, version)))
+                self.plane.put(resources_pb2.Resource(device=world.device(number, version)))
                 self.held[number] = version
             self.acknowledged["bulk"] += 1
 

@@ -23,7 +23,8 @@ from engine.rules import TenantRules
 from tests.property.oracle import may_allow
 from tests.property.strategies import NOW, Ruled, many_facts, policies, ruled
 
-EXAMPLES = settings(max_examples=100, deadline=None)
+EXAMPLES = settings(max_examples=50, deadline=None)
+MORE_EXAMPLES = settings(max_examples=100, deadline=None)
 
 
 def allows(facts: Facts, tenant: Ruled) -> bool:
@@ -131,7 +132,7 @@ def _risk(facts: Facts) -> Iterator[tuple[str, Facts]]:
         yield f"{kind} unchecked", replace(facts, risk=combine(facts.risk.signals, [*unchecked, kind]))
 
 
-@EXAMPLES
+@MORE_EXAMPLES
 @given(ruled(), many_facts())
 def test_nothing_made_worse_turns_a_withheld_allow_into_allow(tenant: Ruled, facts: Facts) -> None:
     if not allows(facts, tenant):
@@ -139,7 +140,7 @@ def test_nothing_made_worse_turns_a_withheld_allow_into_allow(tenant: Ruled, fac
             assert not allows(worse, tenant), what
 
 
-@EXAMPLES
+@MORE_EXAMPLES
 @given(ruled(), many_facts())
 def test_allow_exactly_where_every_bound_holds(tenant: Ruled, facts: Facts) -> None:
     decision = decide(facts, tenant.rules)
@@ -210,7 +211,7 @@ def test_a_further_policy_never_weakens_the_requirement(tenant: Ruled, data: st.
         assert decide(facts, more).outcome is not Outcome.ALLOW
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ruled(), many_facts())
 def test_every_decision_can_be_explained_and_challenged(tenant: Ruled, facts: Facts) -> None:
     decision = decide(facts, tenant.rules)
@@ -228,7 +229,7 @@ def test_every_decision_can_be_explained_and_challenged(tenant: Ruled, facts: Fa
         assert decision.challenge.methods
 
 
-@settings(max_examples=100, deadline=None)
+@EXAMPLES
 @given(
     many_facts(), st.lists(st.builds(Authentication, st.sampled_from(["phr", "nist-aal3"]), st.just(NOW)), max_size=1)
 )

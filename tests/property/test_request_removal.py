@@ -31,7 +31,7 @@ from engine.facts import DeviceBlock, Evidence
 from tests.property.world import Answer, Replica, World, requests, worlds
 
 _INSTRUCTIONS = frozenset({"tenant", "request_id", "min_revision", "explain"})
-QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def wire_bytes(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
-@settings(parent=QUICK, max_examples=100)
+@settings(parent=QUICK, max_examples=60)
 @given(world=worlds(), raw=wire_bytes())
 def test_any_bytes_are_answered_or_refused(replica: Replica, world: World, raw: bytes) -> None:
     replica.hold(world)

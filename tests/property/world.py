@@ -34,7 +34,6 @@ DEVICE_KEYS = {name: SigningKey(kid=name) for name in ("laptop", "phone", "stran
 SECRET = b"f" * 32
 Records = dict[tuple[int, str], bytes]
 
-# Far enough apart that no fingerprint is similar enough to two of them: see LOOKALIKES in test_request_removal.py.
 FINGERPRINTS: dict[str, dict[str, str]] = {
     name: {
         "os": os,
@@ -54,8 +53,10 @@ FINGERPRINTS: dict[str, dict[str, str]] = {
         ("tablet", "macOS", "arm", "safari", "17"),
     )
 }
+# Two of a kind: what the laptop shows fits its twin as well, and the other way round.
+FINGERPRINTS["twin"] = FINGERPRINTS["laptop"] | {"audio": "b", "fonts": "fonts-twin"}
 
-_EXEMPTIONS: dict[str, Any] = {
+EXEMPTIONS: dict[str, Any] = {
     "ceiling": {"acr": "nist-aal3", "maxAge": "5m"},
     "recognisedCeiling": {"acr": "nist-aal2", "maxAge": "5m"},
     "identity": {"minAcrWithin": {"acr": "phr", "within": "30d"}, "maxFailures": 3},
@@ -90,7 +91,8 @@ def timestamp(at: float) -> Timestamp:
 
 
 @cache
-def _policy(name: str, spec: str) -> bytes:
+def policy(name: str, spec: str) -> bytes:
+    """A stored policy; `spec` is JSON."""
     source = {
         "apiVersion": "sidestep.dev/v1",
         "kind": "Policy",
@@ -124,10 +126,10 @@ def _policies(draw: st.DrawFn) -> Records:
             "triggers": [{"name": name, **_TRIGGERS[name]} for name in sorted(names)],
         }
         if draw(st.integers(0, 5)) < 5:
-            spec["exemptions"] = dict(_EXEMPTIONS)
+            spec["exemptions"] = dict(EXEMPTIONS)
             if draw(st.booleans()):
-                spec["exemptions"]["session"] = {**_EXEMPTIONS["session"], "evidence": "asserted"}
-        made[Collection.POLICIES, f"p{index}"] = _policy(f"p{index}", json.dumps(spec))
+                spec["exemptions"]["session"] = {**EXEMPTIONS["session"], "evidence": "asserted"}
+        made[Collection.POLICIES, f"p{index}"] = policy(f"p{index}", json.dumps(spec))
     return made
 
 
@@ -135,7 +137,7 @@ _SETTINGS = resources_pb2.Settings(
     acr_edges=[resources_pb2.AcrEdge(higher="phr", lower="nist-aal2")],
     issuers=[resources_pb2.Issuer(issuer=ISSUER, audiences=[AUDIENCE], max_acrs=["phrh", "nist-aal3"])],
 ).SerializeToString()
-_KEYS: Records = {
+KEYS: Records = {
     (Collection.SETTINGS, "default"): _SETTINGS,
     (Collection.KEYS, "k1"): resources_pb2.Key(
         kind=resources_pb2.KEY_KIND_ISSUER, issuer=ISSUER, jwk=json.dumps(KEY.jwk)
@@ -147,7 +149,7 @@ _KEYS: Records = {
 }
 
 
-def _grants() -> Records:
+def grants() -> Records:
     def grant(**scope: str) -> bytes:
         made = resources_pb2.Grant(
             state=resources_pb2.GRANT_STATE_ACTIVE,
@@ -165,7 +167,7 @@ def _grants() -> Records:
         (Collection.GRANTS, "by-subject"): grant(subject="alice"),
         (Collection.GRANTS, "by-role"): grant(role="staff"),
         (Collection.GRANTS, "by-laptop"): grant(device="laptop"),
-        (Collection.GRANTS, "by-tablet"): grant(device="tablet"),
+        (Collection.GRANTS, "by-twin"): grant(device="twin"),
     }
 
 
@@ -184,15 +186,17 @@ def registered(name: str, validated_at: float | None, jkt: str = "", shown: dict
     return device.SerializeToString()
 
 
-_DEVICES: Records = {
+DEVICES: Records = {
     (Collection.DEVICES, "laptop"): registered("laptop", NOW - 86400, DEVICE_KEYS["laptop"].thumbprint),
     (Collection.DEVICES, "phone"): registered("phone", NOW - 40 * 86400, DEVICE_KEYS["phone"].thumbprint),
     (Collection.DEVICES, "tablet"): registered("tablet", NOW - 86400),
+    (Collection.DEVICES, "twin"): registered("twin", NOW - 86400),
     (Collection.DEVICES, "bare"): registered("bare", NOW - 86400, shown={}),
 }
+NOT_VALIDATED = registered("laptop", NOW - 40 * 86400, DEVICE_KEYS["laptop"].thumbprint)
 
 
-def _signals() -> Records:
+def signals() -> Records:
     values = {
         "ip": ["203.0.113.0/24", "2001:db8::/32"],
         "asn": ["64500"],
@@ -221,15 +225,20 @@ def _some(records: Records, least: int, most: int) -> st.SearchStrategy[Records]
     )
 
 
+def alice(*roles: str) -> bytes:
+    """The one subject that is known."""
+    return resources_pb2.Subject(
+        state=resources_pb2.SUBJECT_STATE_ACTIVE, methods=["webauthn", "totp"], roles=roles
+    ).SerializeToString()
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     """Contents of one tenant's store."""
-    urgent = {**_KEYS, **draw(_policies()), **draw(_some(_grants(), draw(st.integers(0, 3)), 4))}
+    urgent = {**KEYS, **draw(_policies()), **draw(_some(grants(), draw(st.integers(0, 3)), 4))}
     if draw(st.integers(0, 7)) < 7:
-        alice = resources_pb2.Subject(state=resources_pb2.SUBJECT_STATE_ACTIVE, methods=["webauthn", "totp"])
-        alice.roles.extend(draw(st.sampled_from([[], ["staff"]])))
-        urgent[Collection.SUBJECTS, "alice"] = alice.SerializeToString()
-    for device in draw(st.sets(st.sampled_from(["laptop", "phone", "tablet", "bare", "gone"]), max_size=1)):
+        urgent[Collection.SUBJECTS, "alice"] = alice(*draw(st.sampled_from([[], ["staff"]])))
+    for device in draw(st.sets(st.sampled_from(["laptop", "phone", "tablet", "twin", "bare", "gone"]), max_size=1)):
         if draw(st.integers(0, 3)) == 3:
             trust = draw(st.sampled_from([resources_pb2.DEVICE_TRUST_QUARANTINED, resources_pb2.DEVICE_TRUST_REVOKED]))
             state = resources_pb2.DeviceState(subject="alice", trust=trust)
@@ -237,10 +246,12 @@ def worlds(draw: st.DrawFn) -> World:
     if draw(st.integers(0, 3)) == 3:
         revoked = resources_pb2.RevokedSession(subject="alice")
         urgent[Collection.REVOKED_SESSIONS, draw(st.sampled_from(["s1", "s2"]))] = revoked.SerializeToString()
-    devices = draw(_some(_DEVICES, 0, 4))
+    devices = draw(_some(DEVICES, 0, 4))
     if draw(st.integers(0, 7)) < 7:
-        devices[Collection.DEVICES, "laptop"] = _DEVICES[Collection.DEVICES, "laptop"]
-    return World(urgent, {**devices, **draw(_some(_signals(), 0, 2))})
+        devices[Collection.DEVICES, "laptop"] = draw(
+            st.sampled_from([DEVICES[Collection.DEVICES, "laptop"]] * 2 + [NOT_VALIDATED])
+        )
+    return World(urgent, {**devices, **draw(_some(signals(), 0, 2))})
 
 
 # What the claims of a token may be, beside issuer, audience and expiry.
@@ -317,9 +328,9 @@ def _sessions(draw: st.DrawFn) -> decision_pb2.SessionEvidence:
 def _shown_devices(draw: st.DrawFn) -> decision_pb2.DeviceEvidence:
     device = decision_pb2.DeviceEvidence()
     if draw(st.booleans()):
-        device.id = draw(st.sampled_from(["laptop", "phone", "tablet", "bare", "gone", "other"]))
+        device.id = draw(st.sampled_from(["laptop", "phone", "tablet", "twin", "bare", "gone", "other"]))
     if draw(st.integers(0, 3)):
-        shown = dict(FINGERPRINTS[draw(st.sampled_from(["laptop", "laptop", "phone", "tablet"]))])
+        shown = dict(FINGERPRINTS[draw(st.sampled_from(["laptop", "laptop", "phone", "tablet", "twin"]))])
         for name in draw(st.sets(st.sampled_from(sorted(shown)), max_size=2)):
             if draw(st.booleans()):
                 del shown[name]
@@ -368,14 +379,14 @@ def requests(draw: st.DrawFn) -> decision_pb2.EvaluateRequest:
     for name, strategy in (("context", _contexts()), ("session", _sessions()), ("device", _shown_devices())):
         choice = draw(st.integers(0, 9))
         if choice < 7:
-            getattr(request, name).CopyFrom(getattr(_usual(), name))
+            getattr(request, name).CopyFrom(getattr(usual(), name))
         elif choice < 9:
             getattr(request, name).CopyFrom(draw(strategy))
     return request
 
 
 @cache
-def _usual() -> decision_pb2.EvaluateRequest:
+def usual() -> decision_pb2.EvaluateRequest:
     """A weak session of alice's on her laptop: a grant can help her."""
     request = decision_pb2.EvaluateRequest()
     request.context.ip, request.context.country, request.context.asn = "198.51.100.1", "DE", 64501

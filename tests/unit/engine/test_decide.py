@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.decide import decide, fail_safe
 from engine.decision import Basis, Code, Decision, Outcome
-from engine.facts import DeviceBlock, Evidence, Posture, Risk, Staleness, TokenState
+from engine.explain import explain
+from engine.facts import Candidate, DeviceBlock, Evidence, Posture, Risk, Staleness, TokenState
 from tests.unit.engine.samples import DAY, HOUR, NOW, PAYMENTS, facts, grant, login, policy, tenant
 
 RULES = tenant(PAYMENTS)
@@ -115,6 +117,27 @@ def test_step_6_challenges_with_the_strongest_first() -> None:
     assert decision.challenge.methods == ("webauthn", "totp")
     assert decision.challenge.max_age_s == 300
     assert decision.achieved_acr == "nist-aal1"
+
+
+def test_the_answer_is_the_kindest_over_the_devices_the_evidence_fits() -> None:
+    unlikely = Candidate(facts().device, facts().risk, facts().grants)
+    stale = {"validated_at": NOW - 60 * DAY}
+    held = facts(device=stale, grants=(), candidates=(unlikely,))
+    decision = decide(held, RULES)
+    assert (decision.outcome, decision.grant) == (Outcome.ALLOW, "g1")
+    told = explain(held, RULES, decision)
+    assert all(report.passed for report in told.factors)
+    assert told.smallest_change == ""
+    # Where none gives ALLOW, the reasons are those of the likeliest.
+    flagged = replace(unlikely, risk=Risk(score=99.0, network=0.0))
+    withheld = decide(facts(device=stale, grants=(), candidates=(flagged,)), RULES)
+    assert {"DEVICE_REVALIDATION_DUE", "NO_GRANT"} <= codes(withheld)
+    assert "RISK_TOO_HIGH" not in codes(withheld)
+
+
+def test_no_candidate_lifts_a_block() -> None:
+    good = Candidate(facts().device, facts().risk, facts().grants)
+    assert decide(facts(device={"block": DeviceBlock.REVOKED}, candidates=(good,)), RULES).outcome is Outcome.DENY
 
 
 def test_observed_policies_never_change_the_answer() -> None:

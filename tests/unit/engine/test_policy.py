@@ -368,7 +368,7 @@ def test_the_schema_is_one_editors_understand() -> None:
     assert not validator.is_valid(load(MATCH + "  require: {acr: 'a b'}\n").value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=200) | st.text(st.sampled_from("&*!|>-:{}[]'\" \n\tab1,#?"), max_size=60))
 @example("? ? ? ?")
 @example("<<: {a: 1}\n")
@@ -403,7 +403,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 _GOOD = load(PAYMENTS).value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(_places(_GOOD)[1:]), _VALUES)
 def test_any_value_anywhere_is_accepted_or_refused_with_its_place(path: tuple[Any, ...], value: Any) -> None:
     document = json.loads(json.dumps(_GOOD))
