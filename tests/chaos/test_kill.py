@@ -233,11 +233,12 @@ def _report(chaos: Chaos) -> None:
     struck = [*chaos.early, *chaos.kills]
     gaps = {role: chaos.gaps_s(role) for role in ("agent", "worker", "supervisor")}
     shown = {role: f"{statistics.median(all_):.2f}/{max(all_):.2f}" for role, all_ in gaps.items() if all_}
+    inspector, service = chaos.inspector, chaos.service
     sys.stdout.write(
-        f"{chaos.count()} kills, {sum(kill.in_transfer for kill in struck)} times during a "
-        f"snapshot; {chaos.inspector.inspections} inspections (and {chaos.inspector.glances} glances) of {len(chaos.inspector.revisions)} revisions in "
-        f"{len(chaos.inspector.generations)} generations; {len(chaos.service.answers)} answers, "
-        f"{len(chaos.service.refusals)} refused; seconds without an answer (median/most): {shown}\n"
+        f"{chaos.count()} kills, {sum(kill.in_transfer for kill in struck)} times during a snapshot; "
+        f"{inspector.inspections} inspections and {inspector.glances} glances, {len(inspector.revisions)} revisions in "
+        f"{len(inspector.generations)} generations; {len(service.answers)} answers, {len(service.refusals)} refused; "
+        f"seconds without an answer (median/most): {shown}\n"
     )
 
 
@@ -264,7 +265,7 @@ def _judge(chaos: Chaos, operators: Operators, recorded: set[str]) -> None:
         for answer in service.answers
         if answer.response.basis == decision_pb2.BASIS_EXEMPTION_GRANT
     }
-    assert len(used) >= len(kills) // 3
+    assert len(used) >= len(kills) // 6
     assert sum(kill.in_transfer for kill in (*chaos.early, *kills)) >= len(kills) // 6
     assert len(chaos.inspector.generations) >= len(kills) // 6
     assert len(chaos.inspector.revisions) >= len(kills)

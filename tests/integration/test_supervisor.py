@@ -161,6 +161,7 @@ def test_a_killed_process_is_restarted_and_counted(start: Start, name: str) -> N
     supervised = start()
     grpc = supervised.ready()
     diary_name = "agent-0" if name == "agent" else name
+    supervised.wait_for_starts(diary_name, 1)
     for restarts in range(1, 4):
         os.kill(supervised.pids(diary_name)[-1], signal.SIGKILL)
         supervised.wait_for_starts(diary_name, restarts + 1)
