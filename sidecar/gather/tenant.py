@@ -168,7 +168,9 @@ def _rules(settings: resources_pb2.Settings, order: AcrOrder, policies: tuple[Po
             DEFAULT_TOP.name,
             # The control plane stores both; what is missing all the same demands no less than without a record.
             stated.acr or DEFAULT_TOP.acr,
-            stated.max_age.seconds + stated.max_age.nanos / 1e9 if stated.HasField("max_age") else DEFAULT_TOP.max_age_s,
+            stated.max_age.seconds + stated.max_age.nanos / 1e9
+            if stated.HasField("max_age")
+            else DEFAULT_TOP.max_age_s,
             evidence=Evidence.ASSERTED if stated.evidence == resources_pb2.EVIDENCE_ASSERTED else Evidence.VERIFIED,
         )
     return TenantRules(
