@@ -6,6 +6,7 @@ equal, or a chain of edges leads from `a` to `b`. An acr nobody declared implies
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from engine.errors import InvalidInputError
@@ -16,6 +17,20 @@ PRESETS: tuple[tuple[str, str], ...] = (
     ("nist-aal2", "nist-aal1"),
     ("phrh", "phr"),
 )
+
+MAX_ACR_CHARS = 128
+# What an OAuth scope token may hold (RFC 6749 section 3.3), so that it can stand in a WWW-Authenticate header as it is.
+ACR_PATTERN = r"^[!#-\[\]-~]+$"
+
+
+def check_acr(acr: str, field: str) -> str:
+    """Returns an acr, or raises InvalidInputError: 1-128 visible ASCII characters but `"` and `\\`."""
+    if not 0 < len(acr) <= MAX_ACR_CHARS or not re.fullmatch(ACR_PATTERN[1:-1], acr):
+        raise InvalidInputError(
+            field,
+            f"{acr[:64]!r} is not an acr (at most {MAX_ACR_CHARS} visible ASCII characters, no quotes, backslashes)",
+        )
+    return acr
 
 
 class AcrOrder:

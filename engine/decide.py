@@ -209,8 +209,11 @@ def _exempt(
     could turn the answer into ALLOW. The reasons against are those of the best.
     """
     against: tuple[Reason, ...] | None = None
+    conditions: dict[str, bool] = {}
     for standing in ranked:
-        found = exemption.find(facts, rules, plan, standing.unmet, measured, allowed=facts.session.presented)
+        found = exemption.find(
+            facts, rules, plan, standing.unmet, measured, allowed=facts.session.presented, conditions=conditions
+        )
         unmet = tuple(Reason(code, clause.name) for clause, code in standing.unmet)
         reasons = tuple(dict.fromkeys((*causes, *unmet, *found.reasons)))
         if found.grant is not None:

@@ -31,8 +31,11 @@ def find(
     measured: Sequence[Measured],
     *,
     allowed: bool = True,
+    conditions: dict[str, bool] | None = None,
 ) -> Exemption:
-    """The narrowest grant for which everything holds. `allowed` is False where the requirement itself rules exemptions out."""
+    """The narrowest grant for which everything holds. `allowed` is False where the requirement itself rules exemptions out.
+    `conditions` keeps what grants' conditions say of these facts, from one call about them to the next."""
+    conditions = {} if conditions is None else conditions
     refusals = list(_general(facts, plan, allowed))
     refusals += [Reason(Code.NOT_WAIVABLE, clause.name) for clause, _ in unmet if not clause.waivable]
     thresholds = plan.thresholds
@@ -46,7 +49,7 @@ def find(
     applying: Grant | None = None
     against: list[Reason] = []
     for grant in grants:
-        code = refusal(grant, facts, rules, thresholds, unmet)
+        code = refusal(grant, facts, rules, thresholds, unmet, conditions)
         if code is None:
             applying = grant
             break
@@ -90,7 +93,12 @@ def _covered(clause: Clause, ceilings: Iterable[Ceiling], rules: TenantRules) ->
 
 
 def refusal(
-    grant: Grant, facts: Facts, rules: TenantRules, thresholds: Thresholds, unmet: Sequence[tuple[Clause, Code]]
+    grant: Grant,
+    facts: Facts,
+    rules: TenantRules,
+    thresholds: Thresholds,
+    unmet: Sequence[tuple[Clause, Code]],
+    conditions: dict[str, bool],
 ) -> Code | None:
     """Why this grant does not apply, as far as the grant itself goes; None if it does. Valid from start_at (inclusive) to
     expire_at (exclusive)."""
@@ -105,8 +113,12 @@ def refusal(
     ceiling = Ceiling(grant.ceiling_acr, grant.ceiling_max_age_s)
     if not all(ceiling.covers(clause, rules.order) for clause, _ in unmet):
         return Code.GRANT_CEILING_EXCEEDED
-    if grant.condition and not _condition_holds(grant, facts, rules):
-        return Code.GRANT_CONDITION
+    if grant.condition:
+        holds = conditions.get(grant.condition)
+        if holds is None:
+            holds = conditions[grant.condition] = _condition_holds(grant, facts, rules)
+        if not holds:
+            return Code.GRANT_CONDITION
     if grant.spot_draw < thresholds.spot_check_rate:
         return Code.SPOT_CHECK
     return None

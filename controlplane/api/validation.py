@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.jwk import check_jwk
-from engine.acr import AcrOrder
+from engine.acr import AcrOrder, check_acr
 from engine.errors import InvalidInputError
 from engine.names import (
     MAX_ID_BYTES,
@@ -140,8 +140,8 @@ def _posture(record: pb.Posture, name: Name, field: str) -> None:
 @check.register
 def _settings(record: pb.Settings, name: Name, field: str) -> None:
     for index, edge in enumerate(record.acr_edges):
-        _required(edge.higher, f"{field}.acr_edges[{index}].higher")
-        _required(edge.lower, f"{field}.acr_edges[{index}].lower")
+        check_acr(edge.higher, f"{field}.acr_edges[{index}].higher")
+        check_acr(edge.lower, f"{field}.acr_edges[{index}].lower")
     try:
         AcrOrder((edge.higher, edge.lower) for edge in record.acr_edges)
     except InvalidInputError as error:
@@ -149,7 +149,7 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
     _issuers(record.issuers, f"{field}.issuers")
     for where, method in _unique_messages(record.methods, f"{field}.methods", "id"):
         check_id(method.id, f"{where}.id")
-        _required(method.acr, f"{where}.acr")
+        check_acr(method.acr, f"{where}.acr")
         for inner, amr in _unique(method.amr, f"{where}.amr"):
             _required(amr, inner)
     _components(record.fingerprint, f"{field}.fingerprint")
@@ -266,7 +266,7 @@ def _issuers(issuers: Sequence[pb.Issuer], field: str) -> None:
         for inner, audience in _unique(issuer.audiences, f"{where}.audiences"):
             _required(audience, inner)
         for inner, acr in _unique(issuer.max_acrs, f"{where}.max_acrs"):
-            _required(acr, inner)
+            check_acr(acr, inner)
         for inner, algorithm in _unique(issuer.algorithms, f"{where}.algorithms"):
             if algorithm not in ALGORITHMS:
                 raise InvalidInputError(inner, f"{algorithm[:64]!r} is none of {', '.join(ALGORITHMS)}")
@@ -285,7 +285,7 @@ def _components(components: Sequence[pb.FingerprintComponent], field: str) -> No
 
 
 def _requirement(requirement: pb.Requirement, field: str, *, max_age_required: bool) -> None:
-    _required(requirement.acr, f"{field}.acr")
+    check_acr(requirement.acr, f"{field}.acr")
     if requirement.HasField("max_age"):
         max_age_s = _seconds(requirement.max_age, f"{field}.max_age")
         if max_age_s < MIN_MAX_AGE_S:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
+from engine.acr import ACR_PATTERN, MAX_ACR_CHARS
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError
 from engine.names import check_action_pattern, check_id, check_tenant
@@ -53,8 +54,7 @@ _DURATION_SCHEMA = {
 Duration = Annotated[float, Field(ge=0), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 MaxAge = Annotated[float, Field(ge=MIN_MAX_AGE_S), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 ClauseName = Annotated[str, StringConstraints(pattern=_CLAUSE)]
-# What an OAuth scope token may hold (RFC 6749 section 3.3), so that it can stand in a WWW-Authenticate header as it is.
-Acr = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!#-\[\]-~]+$")]
+Acr = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ACR_CHARS, pattern=ACR_PATTERN)]
 Score = Annotated[float, Field(ge=0, le=100)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 ActionPattern = Annotated[str, _checked(check_action_pattern)]

@@ -23,6 +23,8 @@ from sidecar.store.view import ReadView
 
 # Trust in a device that was registered without components and is named by its id alone.
 ID_ONLY_TRUST = 0.5
+# Of how many devices that one fingerprint fits are considered: every further one costs a decision of its own.
+MAX_FITTING = 8
 _NOTHING_SEEN = Observed({}, {})
 _BLOCKS = {
     resources_pb2.DEVICE_TRUST_REVOKED: DeviceBlock.REVOKED,
@@ -78,8 +80,8 @@ class DeviceRecogniser:
     def recognise(
         self, view: ReadView, tenant_id: str, tenant: Tenant, subject: str, shown: DeviceEvidence, now: float
     ) -> tuple[Device, ...]:
-        """The devices the evidence fits, as facts, the likeliest first; one unknown or blocked device if it fits none or does
-        not rule a blocked one out."""
+        """The devices the evidence fits, as facts, the likeliest first, at most MAX_FITTING; one unknown or blocked device if
+        it fits none or does not rule a blocked one out."""
         blocked = view.blocked_devices(tenant_id, subject)
         ids = view.subject_devices(tenant_id, subject) if shown.presented or blocked else []
         if not ids and not blocked:
@@ -104,7 +106,7 @@ class DeviceRecogniser:
         if block is not DeviceBlock.NONE:
             return (Device(presented=shown.presented, id=blocked_id, block=block),)
         latest = now + tenant.rules.clock_skew_s
-        return tuple(_device(match, profile, latest) for match, profile in fitting) or (
+        return tuple(_device(match, profile, latest) for match, profile in fitting[:MAX_FITTING]) or (
             Device(presented=shown.presented),
         )
 

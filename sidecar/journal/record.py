@@ -6,6 +6,7 @@ import msgspec
 
 from engine.decision import Decision
 from engine.facts import Facts
+from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
 VERSION = 1
 
@@ -39,8 +40,12 @@ _DECODER = msgspec.msgpack.Decoder(Record)
 
 
 def encode_record(record: Record) -> bytes:
-    """The record as MessagePack."""
-    return _ENCODER.encode(record)
+    """The record as MessagePack. Raises JournalError if it is larger than MAX_RECORD_BYTES: appended with others it would
+    keep all of them out of the journal."""
+    encoded = _ENCODER.encode(record)
+    if len(encoded) > MAX_RECORD_BYTES:
+        raise JournalError(f"the record of a decision has {len(encoded)} bytes, {MAX_RECORD_BYTES} are possible")
+    return encoded
 
 
 def decode_record(data: bytes) -> Record:

@@ -149,6 +149,19 @@ def test_a_given_secret_is_stored_and_a_kind_does_not_change(server: AdminServer
     assert refused(grpc.StatusCode.INVALID_ARGUMENT, server.stub.PutResource, request).startswith("key.kind:")
 
 
+def test_a_secret_is_not_replaced_since_devices_hashed_with_it_would_be_told_apart_from_themselves(
+    server: AdminServer,
+) -> None:
+    key = fingerprint_key("fp1")
+    key.secret = b"s" * 32
+    put(server, key)
+    assert not put(server, key).changed
+    key.secret = b"t" * 32
+    request = api.PutResourceRequest(resource=pb.Resource(key=key))
+    assert refused(grpc.StatusCode.INVALID_ARGUMENT, server.stub.PutResource, request).startswith("key.secret:")
+    assert stored_key(server, "fp1").secret == b"s" * 32
+
+
 def test_at_most_two_fingerprint_keys_are_usable_at_a_time(server: AdminServer) -> None:
     put(server, fingerprint_key("a", expire=100))
     put(server, fingerprint_key("b", start=50, expire=200))

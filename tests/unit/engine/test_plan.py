@@ -138,6 +138,13 @@ def test_an_observed_policy_shadows_and_stands_in_for_the_one_it_replaces() -> N
     ]
 
 
+def test_conditions_are_compiled_together_once_for_all_actions() -> None:
+    rules = tenant(PAYMENTS)
+    plans = [rules.plan(f"payments.x{number}", Posture.LOW) for number in range(2)]
+    assert plans[0] is not plans[1]
+    assert plans[0].triggers[0].folded is plans[1].triggers[0].folded
+
+
 def test_plans_are_kept_but_a_flood_of_names_is_not() -> None:
     rules = tenant(PAYMENTS)
     assert rules.plan("payments.x", Posture.LOW) is rules.plan("payments.x", Posture.LOW)

@@ -14,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from engine.decision import Basis, Decision, Outcome
 from engine.facts import Facts
 from sidecar.journal.record import Record, decode_record, encode_record
+from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 from sidecar.journal.span import UnreadableRecordError, encode_request, encode_resource, encode_span
 from tests.fakes.otlp import attributes, plain
 from tests.fakes.records import TRACEPARENT, make_record
@@ -34,6 +35,15 @@ def span_of(record: Record, chain: str = "w0-000000000001", sequence: int = 5) -
 def test_a_record_is_read_back_as_it_was() -> None:
     record = make_record()
     assert decode_record(encode_record(record)) == record
+
+
+def test_a_record_too_large_for_the_journal_fails_alone() -> None:
+    facts = make_record().facts
+    fits = msgspec.structs.replace(facts, values={"context.channel": "x" * (MAX_RECORD_BYTES - 4096)})
+    assert encode_record(make_record(facts=fits))
+    too_large = msgspec.structs.replace(facts, values={"context.channel": "x" * MAX_RECORD_BYTES})
+    with pytest.raises(JournalError, match="bytes"):
+        encode_record(make_record(facts=too_large))
 
 
 def test_a_span_carries_the_whole_vocabulary() -> None:
