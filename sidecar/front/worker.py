@@ -35,6 +35,7 @@ _EAGER_TICK_S: Final = 0.02
 _STALL_S: Final = 2.0
 # The supervisor gives workers half of the grace; this much of it is for leaving.
 _LEAVE_S: Final = 1.0
+_FLUSH_S: Final = 0.1
 
 EXIT_CANNOT_START: Final = 1
 EXIT_LOOP_DIED: Final = 70
@@ -174,3 +175,5 @@ class _Worker:
             while thread.is_alive() and time.monotonic() < until:
                 thread.join(_EAGER_TICK_S)
                 self._page.beat()
+        # A transport takes an answer before it is on the wire; closed at once, it would drop the last ones.
+        time.sleep(_FLUSH_S)

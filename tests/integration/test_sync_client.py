@@ -506,7 +506,8 @@ def test_retry_info_is_honoured_and_backoff_grows(plane: ControlPlane, sidecar: 
     plane.start()
     eventually(lambda: len(plane.attempts) >= 3)
     gaps = [later - earlier for earlier, later in zip(plane.attempts, plane.attempts[1:], strict=False)]
-    assert min(gaps) >= 0.6
+    # The server notes an attempt after it was made, so a gap may look shorter; without RetryInfo it would be below 0.2 s.
+    assert min(gaps) >= 0.4
     assert "RESOURCE_EXHAUSTED" in sidecar.state.last_error
     plane.refuse = None
     plane.accept()
