@@ -25,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 ScopeOf = Callable[[Any], frozenset[str] | None]
 
 _SERVICE = "sidestep.v1.SyncService"
+ADMITTED = "sidestep-admitted"
+"""Initial metadata of a stream that was admitted."""
 _LANES = frozenset(int(lane) for lane in Lane)
 _HELLO_WITHIN_S = 10.0
 _MAX_CURSORS = 20_000
@@ -82,6 +84,8 @@ class SyncService:
             raise OverloadedError("too many sidecars are connected", random.uniform(1.0, 5.0))  # noqa: S311
         self._open += 1
         try:
+            # Only now may the sidecar speak: see SyncService in sync.proto.
+            await context.send_initial_metadata(((ADMITTED, "true"),))
             hello = await _read_hello(context)
             await self._serve(hello, context)
         finally:

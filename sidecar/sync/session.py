@@ -20,6 +20,7 @@ from sidecar.sync.errors import ProtocolError, SilentError, SyncError
 from sidecar.sync.lanes import LaneFollower, cursor_message
 from sidecar.sync.state import LaneId, Phase, SyncState
 
+_ADMITTED: Final = "sidestep-admitted"
 _SILENT_HEARTBEATS: Final = 3
 _STATUS_POLLS: Final = 50
 _STATUS_POLL_S: Final = 0.01
@@ -50,6 +51,7 @@ class Session:
         self._stagings: dict[LaneId, Staging] = {}
         self._ended: deque[tuple[Staging, pb.SnapshotEnd]] = deque()
         self._confirmations = Confirmations(writer, clock)
+        self._admitted = False
         self._deltas = self._snapshots = self._mismatches = 0
         self._last_message_at: float | None = None
         self._last_heartbeat_at: float | None = None
@@ -85,6 +87,7 @@ class Session:
         Raises SyncError, StoreError, grpc.aio.AioRpcError.
         """
         self._call = call
+        self._admitted = False
         self.heard = False
         self._heard_at = asyncio.get_running_loop().time()
         self._confirmations.new_stream()
@@ -126,6 +129,12 @@ class Session:
             await asyncio.sleep(_STATUS_POLL_S)
 
     async def _receive(self, on_begun: Callable[[], None]) -> None:
+        if (await self._call.initial_metadata()).get(_ADMITTED) is None:
+            # Refused: the status says why and when to come back. A message sent meanwhile would make grpc.aio report an error of
+            # its own instead, and the request to come back later would be lost.
+            await self._call.read()
+            raise SyncError("the control plane did not admit the stream")
+        self._admitted = True
         sidecar, instance, version = self._hello
         cursors = [cursor_message(lane_id, cursor) for lane_id, cursor in self._writer.cursors().items()]
         hello = pb.Hello(sidecar=sidecar, instance=instance, version=version, cursors=cursors)
@@ -149,6 +158,8 @@ class Session:
             silent_s = loop.time() - self._heard_at
             if silent_s > _SILENT_HEARTBEATS * self._heartbeat_s:
                 raise SilentError(f"nothing heard for {silent_s:.1f} s")
+            if not self._admitted:
+                continue
             for lane in self._lanes.values():
                 await self._answer(lane.tick())
             try:

@@ -16,6 +16,7 @@ Everything blocks with a deadline, and fails the test when it passes.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -143,6 +144,9 @@ class ControlPlane:
         self._open: list[SyncStream] = []
         # Refuse streams: (code, seconds of RetryInfo or None).
         self.refuse: tuple[grpc.StatusCode, float | None] | None = None
+        # How long refusals take, and what was said meanwhile.
+        self.hesitate_s = 0.0
+        self.overheard: list[sync_pb2.SyncRequest] = []
         # When streams were begun (time.monotonic()), refused ones too.
         self.attempts: list[float] = []
         self.start()
@@ -189,13 +193,21 @@ class ControlPlane:
     ) -> None:
         self.stop()
 
+    def _overhear(self, requests: Any) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            self.overheard.extend(requests)
+
     def _sync(self, requests: Any, context: Any) -> Iterator[sync_pb2.SyncResponse]:
         self.attempts.append(time.monotonic())
         if self.refuse is not None:
             code, retry_after_s = self.refuse
+            if self.hesitate_s:
+                threading.Thread(target=self._overhear, args=(requests,)).start()
+                threading.Event().wait(self.hesitate_s)
             if retry_after_s is not None:
                 context.set_trailing_metadata((("grpc-status-details-bin", _status(code, retry_after_s)),))
             context.abort(code, "told to")
+        context.send_initial_metadata((("sidestep-admitted", "true"),))
         metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         stream = SyncStream(requests, metadata)
         self._open.append(stream)

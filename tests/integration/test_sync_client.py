@@ -506,9 +506,24 @@ def test_retry_info_is_honoured_and_backoff_grows(plane: ControlPlane, sidecar: 
     plane.start()
     eventually(lambda: len(plane.attempts) >= 3)
     gaps = [later - earlier for earlier, later in zip(plane.attempts, plane.attempts[1:], strict=False)]
-    # The server notes an attempt after it was made, so a gap may look shorter; without RetryInfo it would be below 0.2 s.
-    assert min(gaps) >= 0.4
+    assert min(gaps) >= 0.6
     assert "RESOURCE_EXHAUSTED" in sidecar.state.last_error
+    plane.refuse = None
+    plane.accept()
+
+
+def test_nothing_is_said_to_a_control_plane_that_is_about_to_refuse(plane: ControlPlane, sidecar: Sidecar) -> None:
+    """A message that meets the refusal would hide when to come back, and a whole fleet would be there again at once."""
+    plane.accept()
+    plane.hesitate_s = 0.3
+    plane.refuse = (grpc.StatusCode.RESOURCE_EXHAUSTED, 0.6)
+    plane.stop()
+    plane.attempts.clear()
+    plane.start()
+    eventually(lambda: len(plane.attempts) >= 3)
+    gaps = [later - earlier for earlier, later in zip(plane.attempts, plane.attempts[1:], strict=False)]
+    assert min(gaps) >= 0.9
+    assert not plane.overheard
     plane.refuse = None
     plane.accept()
 

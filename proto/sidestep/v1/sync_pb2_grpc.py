@@ -45,7 +45,10 @@ class SyncServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Sync(self, request_iterator, context):
-        """The sidecar sends Hello first, then acknowledgements, refusals and pings. The control plane sends, per (tenant, lane),
+        """The control plane admits a stream by sending initial metadata `sidestep-admitted: true`, or ends it with a status. The
+        sidecar sends nothing before that, so that the status of a refusal, and when to come back, reach it for certain.
+
+        The sidecar sends Hello first, then acknowledgements, refusals and pings. The control plane sends, per (tenant, lane),
         either the deltas after the cursor or a snapshot and then deltas; heartbeats in between.
 
         Errors: RESOURCE_EXHAUSTED with RetryInfo: too many connecting, come back later. INVALID_ARGUMENT: no Hello.
