@@ -173,7 +173,7 @@ def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = Non
         ):
             chaos = Chaos(random.Random(seed), plane, pod, ledger, inspector, service)
             _first_load(chaos)
-            with writing(plane, seed, devices) as operators:
+            with writing(plane, seed, devices, service.has_used) as operators:
                 chaos.loaded_at = time.monotonic()
                 while chaos.count() < kills:
                     _round(chaos, operators, kills)
@@ -251,11 +251,8 @@ def _judge(chaos: Chaos, operators: Operators, recorded: set[str]) -> None:
     # What a restart takes on this machine and under this load is measured where one was due.
     restart_s = max(1.0, statistics.median(chaos.gaps_s("worker")))
     assert max(chaos.gaps_s("agent")) < restart_s, "an agent's death is not noticed by callers"
-    for roles in (("worker",), ("agent", "worker")):
+    for roles in (("worker",), ("agent", "worker"), ("supervisor",)):
         assert max(chaos.gaps_s(*roles), default=0.0) < SLOWER * restart_s
-    # A supervisor's includes its own start and that of both others.
-    whole = chaos.gaps_s("supervisor")
-    assert max(whole) < SLOWER * max(restart_s, statistics.median(whole))
     between = [service.longest_gap_s(kill.over_at, after.at) for kill, after in pairwise(kills)]
     assert max(between) < restart_s, "answers stopped though nobody was killed but the control plane"
     # A worker that starts over loaded data never says that there is none, as the first ones did.
@@ -268,7 +265,7 @@ def _judge(chaos: Chaos, operators: Operators, recorded: set[str]) -> None:
         for answer in service.answers
         if answer.response.basis == decision_pb2.BASIS_EXEMPTION_GRANT
     }
-    assert len(used) >= len(kills) // 6
+    assert len(used) >= len(kills) // 3, f"{len(used)} grants were used over {len(kills)} kills"
     assert sum(kill.in_transfer for kill in (*chaos.early, *kills)) >= len(kills) // 6
     assert len(chaos.inspector.generations) >= len(kills) // 6
     assert len(chaos.inspector.revisions) >= len(kills)

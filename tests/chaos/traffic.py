@@ -20,6 +20,8 @@ from tests.chaos.pod import CHANNEL_OPTIONS, Plane
 from tests.fakes.stock import TENANT, exempted, request, satisfied
 
 _PAUSE_S = 0.008
+# Writes while a grant waits to be used: longer than any restart.
+_MOST_IN_BETWEEN = 200
 _DEADLINE_S = 2.0
 _BASES = {
     decision_pb2.OUTCOME_ALLOW: {
@@ -63,6 +65,10 @@ class Service:
     def answered_since(self, moment: float) -> bool:
         """Whether there is an answer to a question asked after a moment."""
         return bool(self.answers) and self.answers[-1].at - _PAUSE_S > moment
+
+    def has_used(self, grant: str) -> bool:
+        """Whether one of the latest answers was an exemption by this grant."""
+        return any(answer.response.grant == grant for answer in self.answers[-50:])
 
     def wait_for_answers(self, count: int, within_s: float) -> None:
         """Waits for so many more answers."""
@@ -162,6 +168,8 @@ class Operators:
     seed: int
     devices: int
     pause_s: float = 0.02
+    # Whether a grant was used: it stays until it was, within reason. None: it goes after a while in any case.
+    used: Callable[[str], bool] | None = None
     lives: dict[str, Life] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "bulk": 0})
     # What was acknowledged last of each device; None: deleted.
@@ -201,9 +209,13 @@ class Operators:
         number = 0
         while not self._stop.is_set():
             number += 1
-            life = self.lives[f"tenants/{TENANT}/grants/chaos-{number}"] = Life(after=head)
+            name = f"tenants/{TENANT}/grants/chaos-{number}"
+            life = self.lives[name] = Life(after=head)
             self._put(world.grant(number, active=True))
-            for _ in range(rng.randrange(4, 12)):
+            least = rng.randrange(4, 12)
+            for written in range(least if self.used is None else _MOST_IN_BETWEEN):
+                if self.used is not None and written >= least and self.used(name):
+                    break
                 self._put(world.trust(rng.randrange(self.devices), quarantined=rng.random() < 0.5))
                 self._stop.wait(self.pause_s)
             head = life.before = self._put(world.grant(number, active=False))
@@ -231,9 +243,9 @@ class Operators:
 
 
 @contextmanager
-def writing(plane: Plane, seed: int, devices: int) -> Iterator[Operators]:
+def writing(plane: Plane, seed: int, devices: int, used: Callable[[str], bool] | None = None) -> Iterator[Operators]:
     """Operators that write until the block ends."""
-    operators = Operators(plane, seed, devices)
+    operators = Operators(plane, seed, devices, used=used)
     operators.start()
     try:
         yield operators
