@@ -113,7 +113,9 @@ class Child:
         """Starts the process if there is none and the pause after its last death is over."""
         if self._process is not None or now < self._start_at:
             return
-        # A process group of its own: Ctrl-C reaches the supervisor alone, which then drains in order.
+        # A process group of its own: Ctrl-C reaches the supervisor alone, which then drains in order. SIGTERM is blocked
+        # until the process is ready to handle it: one that comes earlier waits, rather than cost it its last work.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.DEVNULL, stdout=2, process_group=0
@@ -122,6 +124,8 @@ class Child:
             _log.error("%s cannot be started: %s", self.name, error.strerror)
             self._start_at = now + _BACKOFF_LAST_S
             return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._started_at = now
         self._heartbeat = self.slot.get(Word.HEARTBEAT_MS)
         self._silent_s = 0.0

@@ -35,6 +35,7 @@ def main(role: str, index: int, parent: int, page_path: Path, diary: Path, *trai
     slot.attach()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: None if "stubborn" in traits else stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     listener = socket.socket()
     if role == "worker":
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

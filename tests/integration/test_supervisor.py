@@ -245,6 +245,8 @@ def test_an_unusable_data_directory_is_a_clear_error(start: Start, tmp_path: Pat
 def test_what_ignores_sigterm_is_killed_within_the_grace_period(start: Start) -> None:
     supervised = start({"worker-0": ["stubborn"]}, shutdown_grace_s=2.0)
     supervised.ready()
+    # Ready says that the workers are; an agent that has yet to start would need more than its share of the grace.
+    until(lambda: json.loads(supervised.get("/readyz")[1])["processes"]["agent"] == "serving")
     began = time.monotonic()
     code, errors = supervised.end()
     assert code == 0
