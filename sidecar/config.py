@@ -37,6 +37,10 @@ _OTHERS = re.compile(
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _MIB = 1 << 20
+_VALUE_NAME = re.compile(r"(context|resource)\.([A-Za-z_][A-Za-z0-9_.]*\*?|\*)")
+
+DEFAULT_VALUES = ("context.amount.*", "context.asn", "context.country", "resource.type")
+"""Request values that say little about a person."""
 
 
 class ConfigError(SidestepError):
@@ -68,6 +72,16 @@ def _size(value: Any) -> Any:
     if match is None or match[2] not in _SIZES:
         raise ValueError(f"{value!r} is not a size such as 65536, 64KiB or 256MiB")
     return int(match[1]) * _SIZES[match[2]]
+
+
+def _names(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    names = tuple(filter(None, (part.strip() for part in value.split(","))))
+    for name in names:
+        if not _VALUE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a request value, such as context.amount.value or context.*")
+    return names
 
 
 Duration = Annotated[float, BeforeValidator(_duration)]
@@ -115,7 +129,19 @@ class Config(BaseModel):
     journal_strict: bool = False
     # What an appended record survives: the death of any `process`, or of the node (`disk`).
     journal_durability: Literal["process", "disk"] = "process"
+    # Where records that are left when the grace period ends are copied to; unset: they stay in the data directory.
+    journal_spool: Path | None = None
+    # How often the control plane is told where the journal stands, while it grows.
+    journal_report_interval_s: Duration = Field(default=5.0, ge=0.1, le=300)
+    # What decisions say of the user: a keyed hash, also the id itself, or nothing.
+    telemetry_user: Literal["hash", "raw", "none"] = "hash"
+    # Of the client's address: its network (/24, /48), all of it, or nothing.
+    telemetry_address: Literal["truncated", "raw", "none"] = "truncated"
+    # Request values that may be recorded and exported, of those that conditions read: names as in conditions, `*` at the end
+    # of a name for any that begins so. What is not on the list is left out, and its decisions cannot be replayed.
+    telemetry_values: Annotated[tuple[str, ...], BeforeValidator(_names)] = DEFAULT_VALUES
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
     # Not SIDESTEP_ settings: from OTEL_*.
     otlp: Otlp = Field(default=Otlp(), repr=False)  # its headers may be credentials
     resource: dict[str, str] = {}

@@ -58,6 +58,13 @@ LATENCY_BOUNDS_S = (
 """Upper bounds of the decision duration's buckets, seconds; one more bucket holds the rest."""
 
 
+EXPORT_STATES = ("idle", "accepting", "retrying", "refusing")
+"""What the collector does with the journal's spans: nothing was sent yet, it takes them, it cannot for now, it will not have
+this sidecar (credentials, address)."""
+
+EXEMPLAR_WORDS = 5
+
+
 class PageError(SidestepError):
     """The page file is missing, of another version or of another size."""
 
@@ -135,6 +142,20 @@ class AgentWord(IntEnum):
     SCRUB_FINDINGS = 29
     # Records in segments that are discarded because SIDESTEP_JOURNAL_SINK is none.
     JOURNAL_DISCARDED = 30
+    # Records written and not yet dealt with.
+    JOURNAL_BACKLOG = 31
+    # Records copied to the spool while draining.
+    JOURNAL_SPOOLED = 32
+    # What the collector last said: a number of `EXPORT_STATES`.
+    EXPORT_STATE = 33
+    # Reports of the journal's chains that the control plane took, and that failed.
+    ANCHOR_REPORTS = 34
+    ANCHOR_FAILURES = 35
+    METRIC_EXPORTS = 36
+    METRIC_EXPORT_FAILURES = 37
+    # Per bucket of LATENCY_BOUNDS_S and one more, EXEMPLAR_WORDS words: the last decision of that duration the collector
+    # accepted, as trace id (two words, high first), span id, duration in ns and time in Unix ns. All zero: none yet.
+    EXEMPLARS = 40
 
 
 # On the decision path, where looking into an enumeration costs.

@@ -1,4 +1,8 @@
-"""The journal's record of one decision: what was known, what was answered, and for whom to find it again."""
+"""The journal's records: decisions first of all, and what else has to be known of a chain to account for every decision.
+
+A record is a MessagePack map whose `kind` tells which of the three it is. Fields are only ever added, with defaults; readers
+ignore unknown ones.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,11 @@ from engine.decision import Decision
 from engine.facts import Facts
 from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
-VERSION = 1
+VERSION = 2
 
 
-class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One decision, complete enough to replay it.
-
-    Fields are only ever added, with defaults; readers ignore unknown ones.
-    """
+class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="decision"):
+    """One decision, complete enough to replay it."""
 
     # 16 bytes, UUIDv7 (RFC 9562).
     decision_id: bytes
@@ -29,17 +30,55 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     traceparent: str = ""
     # The asking service's name; empty while callers are not identified.
     caller: str = ""
-    # Keyed hash of the subject id, and the client address cut to its network: see DESIGN section 12.
+    # Keyed hash of the subject id; the id itself only if the settings say so; the client address, cut to its network unless
+    # they say otherwise: see DESIGN section 12.
     user_hash: str = ""
+    user_id: str = ""
     client_address: str = ""
+    # Names of the values in `facts` that the settings do not let out; conditions that read them cannot be replayed.
+    withheld: tuple[str, ...] = ()
+    # Id of the EvaluateBatch it was part of (16 bytes, UUIDv7); empty: a single Evaluate.
+    batch: bytes = b""
     v: int = VERSION
 
 
+class BatchRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="batch"):
+    """One EvaluateBatch, written once its last entry is decided."""
+
+    # 16 bytes, UUIDv7: `Record.batch` of its decisions.
+    batch: bytes
+    at: float
+    duration_us: int
+    # How many entries it had, and how many of them got an error instead of a decision.
+    size: int
+    errors: int = 0
+    traceparent: str = ""
+    caller: str = ""
+    v: int = VERSION
+
+
+class UnrecordedRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="unrecorded"):
+    """Decisions that were answered without a record, because the journal was at its bound or could not be written.
+
+    The first record after they happened.
+    """
+
+    # 16 bytes, UUIDv7.
+    id: bytes
+    # When the first and the last of them were answered.
+    at: float
+    until: float
+    count: int
+    v: int = VERSION
+
+
+AnyRecord = Record | BatchRecord | UnrecordedRecord
+
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Record)
+_DECODER: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(record: AnyRecord) -> bytes:
     """The record as MessagePack. Raises JournalError if it is larger than MAX_RECORD_BYTES: appended with others it would
     keep all of them out of the journal."""
     encoded = _ENCODER.encode(record)
@@ -48,6 +87,6 @@ def encode_record(record: Record) -> bytes:
     return encoded
 
 
-def decode_record(data: bytes) -> Record:
+def decode_record(data: bytes) -> AnyRecord:
     """Reads a record back. Raises msgspec.MsgspecError for bytes that are none."""
     return _DECODER.decode(data)

@@ -23,59 +23,82 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sidestep.v1 import report_pb2 as sidestep_dot_v1_dot_report__pb2
 from sidestep.v1 import resources_pb2 as sidestep_dot_v1_dot_resources__pb2
 from sidestep.v1 import sync_pb2 as sidestep_dot_v1_dot_sync__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sidestep/v1/admin.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\x1a\x16sidestep/v1/sync.proto\"T\n\x12PutResourceRequest\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\x8a\x01\n\x13PutResourceResponse\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.sidestep.v1.Revision\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\"\n\x12GetResourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetResourceResponse\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\"\x8d\x01\n\x14ListResourcesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\ncollection\x18\x02 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tid_prefix\x18\x05 \x01(\t\"n\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"%\n\x15\x44\x65leteResourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x16\x44\x65leteResourceResponse\x12\'\n\x08revision\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Revision\"\xa6\x01\n\x16ImportResourcesRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x18.sidestep.v1.ImportStartH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.sidestep.v1.ImportBatchH\x00\x12+\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x19.sidestep.v1.ImportCommitH\x00\x42\t\n\x07message\"z\n\x0bImportStart\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\ncollection\x18\x02 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"7\n\x0bImportBatch\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Resource\"\x1d\n\x0cImportCommit\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x98\x01\n\x17ImportResourcesResponse\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x04\x12\x0f\n\x07updated\x18\x03 \x01(\x04\x12\x0f\n\x07removed\x18\x04 \x01(\x04\x12\x11\n\tunchanged\x18\x05 \x01(\x04\x12\'\n\x08revision\x18\x06 \x01(\x0b\x32\x15.sidestep.v1.Revision\"4\n\x12\x43heckPolicyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"U\n\x13\x43heckPolicyResponse\x12,\n\x08problems\x18\x01 \x03(\x0b\x32\x1a.sidestep.v1.PolicyProblem\x12\x10\n\x08warnings\x18\x02 \x03(\t\"L\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"%\n\x13GetRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\":\n\x14GetRevisionsResponse\x12\"\n\x05heads\x18\x01 \x03(\x0b\x32\x13.sidestep.v1.Cursor\"L\n\x13ListSidecarsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListSidecarsResponse\x12,\n\x08sidecars\x18\x01 \x03(\x0b\x32\x1a.sidestep.v1.SidecarStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xee\x01\n\rSidecarStatus\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x30\n\x0c\x63onnect_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x63ursors\x18\x07 \x03(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0f\n\x07refusal\x18\x08 \x01(\t2\xc1\x05\n\x0c\x41\x64minService\x12P\n\x0bPutResource\x12\x1f.sidestep.v1.PutResourceRequest\x1a .sidestep.v1.PutResourceResponse\x12P\n\x0bGetResource\x12\x1f.sidestep.v1.GetResourceRequest\x1a .sidestep.v1.GetResourceResponse\x12V\n\rListResources\x12!.sidestep.v1.ListResourcesRequest\x1a\".sidestep.v1.ListResourcesResponse\x12Y\n\x0e\x44\x65leteResource\x12\".sidestep.v1.DeleteResourceRequest\x1a#.sidestep.v1.DeleteResourceResponse\x12^\n\x0fImportResources\x12#.sidestep.v1.ImportResourcesRequest\x1a$.sidestep.v1.ImportResourcesResponse(\x01\x12P\n\x0b\x43heckPolicy\x12\x1f.sidestep.v1.CheckPolicyRequest\x1a .sidestep.v1.CheckPolicyResponse\x12S\n\x0cGetRevisions\x12 .sidestep.v1.GetRevisionsRequest\x1a!.sidestep.v1.GetRevisionsResponse\x12S\n\x0cListSidecars\x12 .sidestep.v1.ListSidecarsRequest\x1a!.sidestep.v1.ListSidecarsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sidestep/v1/admin.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sidestep/v1/report.proto\x1a\x1bsidestep/v1/resources.proto\x1a\x16sidestep/v1/sync.proto\"T\n\x12PutResourceRequest\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"\x8a\x01\n\x13PutResourceResponse\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.sidestep.v1.Revision\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\"\n\x12GetResourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetResourceResponse\x12\'\n\x08resource\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Resource\"\x8d\x01\n\x14ListResourcesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\ncollection\x18\x02 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x11\n\tid_prefix\x18\x05 \x01(\t\"n\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"%\n\x15\x44\x65leteResourceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x16\x44\x65leteResourceResponse\x12\'\n\x08revision\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Revision\"\xa6\x01\n\x16ImportResourcesRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x18.sidestep.v1.ImportStartH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.sidestep.v1.ImportBatchH\x00\x12+\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x19.sidestep.v1.ImportCommitH\x00\x42\t\n\x07message\"z\n\x0bImportStart\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\ncollection\x18\x02 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"7\n\x0bImportBatch\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Resource\"\x1d\n\x0cImportCommit\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\x98\x01\n\x17ImportResourcesResponse\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x04\x12\x0f\n\x07updated\x18\x03 \x01(\x04\x12\x0f\n\x07removed\x18\x04 \x01(\x04\x12\x11\n\tunchanged\x18\x05 \x01(\x04\x12\'\n\x08revision\x18\x06 \x01(\x0b\x32\x15.sidestep.v1.Revision\"4\n\x12\x43heckPolicyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"U\n\x13\x43heckPolicyResponse\x12,\n\x08problems\x18\x01 \x03(\x0b\x32\x1a.sidestep.v1.PolicyProblem\x12\x10\n\x08warnings\x18\x02 \x03(\t\"L\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"%\n\x13GetRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\":\n\x14GetRevisionsResponse\x12\"\n\x05heads\x18\x01 \x03(\x0b\x32\x13.sidestep.v1.Cursor\"L\n\x13ListSidecarsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListSidecarsResponse\x12,\n\x08sidecars\x18\x01 \x03(\x0b\x32\x1a.sidestep.v1.SidecarStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xee\x01\n\rSidecarStatus\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x30\n\x0c\x63onnect_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x63ursors\x18\x07 \x03(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0f\n\x07refusal\x18\x08 \x01(\t\"R\n\x18ListJournalChainsRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListJournalChainsResponse\x12/\n\x06\x63hains\x18\x01 \x03(\x0b\x32\x1f.sidestep.v1.JournalChainStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe2\x01\n\x12JournalChainStatus\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12(\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x19.sidestep.v1.JournalChain\x12\x35\n\x11\x66irst_report_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_report_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tconflicts\x18\x05 \x01(\x04\x12\x11\n\tconnected\x18\x06 \x01(\x08\"b\n\x19ListJournalAnchorsRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"b\n\x1aListJournalAnchorsResponse\x12+\n\x07\x61nchors\x18\x01 \x03(\x0b\x32\x1a.sidestep.v1.JournalAnchor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"_\n\rJournalAnchor\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x0fGetRulesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.sidestep.v1.Revision\"\x91\x01\n\x10GetRulesResponse\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\x16\n\x0euntil_revision\x18\x02 \x01(\x04\x12%\n\x08policies\x18\x03 \x03(\x0b\x32\x13.sidestep.v1.Policy\x12\'\n\x08settings\x18\x04 \x01(\x0b\x32\x15.sidestep.v1.Settings\"\"\n\x12HashSubjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x13HashSubjectResponse\x12(\n\x06hashes\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.SubjectHash\"\x89\x01\n\x0bSubjectHash\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa7\x08\n\x0c\x41\x64minService\x12P\n\x0bPutResource\x12\x1f.sidestep.v1.PutResourceRequest\x1a .sidestep.v1.PutResourceResponse\x12P\n\x0bGetResource\x12\x1f.sidestep.v1.GetResourceRequest\x1a .sidestep.v1.GetResourceResponse\x12V\n\rListResources\x12!.sidestep.v1.ListResourcesRequest\x1a\".sidestep.v1.ListResourcesResponse\x12Y\n\x0e\x44\x65leteResource\x12\".sidestep.v1.DeleteResourceRequest\x1a#.sidestep.v1.DeleteResourceResponse\x12^\n\x0fImportResources\x12#.sidestep.v1.ImportResourcesRequest\x1a$.sidestep.v1.ImportResourcesResponse(\x01\x12P\n\x0b\x43heckPolicy\x12\x1f.sidestep.v1.CheckPolicyRequest\x1a .sidestep.v1.CheckPolicyResponse\x12S\n\x0cGetRevisions\x12 .sidestep.v1.GetRevisionsRequest\x1a!.sidestep.v1.GetRevisionsResponse\x12S\n\x0cListSidecars\x12 .sidestep.v1.ListSidecarsRequest\x1a!.sidestep.v1.ListSidecarsResponse\x12\x62\n\x11ListJournalChains\x12%.sidestep.v1.ListJournalChainsRequest\x1a&.sidestep.v1.ListJournalChainsResponse\x12\x65\n\x12ListJournalAnchors\x12&.sidestep.v1.ListJournalAnchorsRequest\x1a\'.sidestep.v1.ListJournalAnchorsResponse\x12G\n\x08GetRules\x12\x1c.sidestep.v1.GetRulesRequest\x1a\x1d.sidestep.v1.GetRulesResponse\x12P\n\x0bHashSubject\x12\x1f.sidestep.v1.HashSubjectRequest\x1a .sidestep.v1.HashSubjectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidestep.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PUTRESOURCEREQUEST']._serialized_start=126
-  _globals['_PUTRESOURCEREQUEST']._serialized_end=210
-  _globals['_PUTRESOURCERESPONSE']._serialized_start=213
-  _globals['_PUTRESOURCERESPONSE']._serialized_end=351
-  _globals['_GETRESOURCEREQUEST']._serialized_start=353
-  _globals['_GETRESOURCEREQUEST']._serialized_end=387
-  _globals['_GETRESOURCERESPONSE']._serialized_start=389
-  _globals['_GETRESOURCERESPONSE']._serialized_end=451
-  _globals['_LISTRESOURCESREQUEST']._serialized_start=454
-  _globals['_LISTRESOURCESREQUEST']._serialized_end=595
-  _globals['_LISTRESOURCESRESPONSE']._serialized_start=597
-  _globals['_LISTRESOURCESRESPONSE']._serialized_end=707
-  _globals['_DELETERESOURCEREQUEST']._serialized_start=709
-  _globals['_DELETERESOURCEREQUEST']._serialized_end=746
-  _globals['_DELETERESOURCERESPONSE']._serialized_start=748
-  _globals['_DELETERESOURCERESPONSE']._serialized_end=813
-  _globals['_IMPORTRESOURCESREQUEST']._serialized_start=816
-  _globals['_IMPORTRESOURCESREQUEST']._serialized_end=982
-  _globals['_IMPORTSTART']._serialized_start=984
-  _globals['_IMPORTSTART']._serialized_end=1106
-  _globals['_IMPORTBATCH']._serialized_start=1108
-  _globals['_IMPORTBATCH']._serialized_end=1163
-  _globals['_IMPORTCOMMIT']._serialized_start=1165
-  _globals['_IMPORTCOMMIT']._serialized_end=1194
-  _globals['_IMPORTRESOURCESRESPONSE']._serialized_start=1197
-  _globals['_IMPORTRESOURCESRESPONSE']._serialized_end=1349
-  _globals['_CHECKPOLICYREQUEST']._serialized_start=1351
-  _globals['_CHECKPOLICYREQUEST']._serialized_end=1403
-  _globals['_CHECKPOLICYRESPONSE']._serialized_start=1405
-  _globals['_CHECKPOLICYRESPONSE']._serialized_end=1490
-  _globals['_POLICYPROBLEM']._serialized_start=1492
-  _globals['_POLICYPROBLEM']._serialized_end=1568
-  _globals['_GETREVISIONSREQUEST']._serialized_start=1570
-  _globals['_GETREVISIONSREQUEST']._serialized_end=1607
-  _globals['_GETREVISIONSRESPONSE']._serialized_start=1609
-  _globals['_GETREVISIONSRESPONSE']._serialized_end=1667
-  _globals['_LISTSIDECARSREQUEST']._serialized_start=1669
-  _globals['_LISTSIDECARSREQUEST']._serialized_end=1745
-  _globals['_LISTSIDECARSRESPONSE']._serialized_start=1747
-  _globals['_LISTSIDECARSRESPONSE']._serialized_end=1840
-  _globals['_SIDECARSTATUS']._serialized_start=1843
-  _globals['_SIDECARSTATUS']._serialized_end=2081
-  _globals['_ADMINSERVICE']._serialized_start=2084
-  _globals['_ADMINSERVICE']._serialized_end=2789
+  _globals['_PUTRESOURCEREQUEST']._serialized_start=152
+  _globals['_PUTRESOURCEREQUEST']._serialized_end=236
+  _globals['_PUTRESOURCERESPONSE']._serialized_start=239
+  _globals['_PUTRESOURCERESPONSE']._serialized_end=377
+  _globals['_GETRESOURCEREQUEST']._serialized_start=379
+  _globals['_GETRESOURCEREQUEST']._serialized_end=413
+  _globals['_GETRESOURCERESPONSE']._serialized_start=415
+  _globals['_GETRESOURCERESPONSE']._serialized_end=477
+  _globals['_LISTRESOURCESREQUEST']._serialized_start=480
+  _globals['_LISTRESOURCESREQUEST']._serialized_end=621
+  _globals['_LISTRESOURCESRESPONSE']._serialized_start=623
+  _globals['_LISTRESOURCESRESPONSE']._serialized_end=733
+  _globals['_DELETERESOURCEREQUEST']._serialized_start=735
+  _globals['_DELETERESOURCEREQUEST']._serialized_end=772
+  _globals['_DELETERESOURCERESPONSE']._serialized_start=774
+  _globals['_DELETERESOURCERESPONSE']._serialized_end=839
+  _globals['_IMPORTRESOURCESREQUEST']._serialized_start=842
+  _globals['_IMPORTRESOURCESREQUEST']._serialized_end=1008
+  _globals['_IMPORTSTART']._serialized_start=1010
+  _globals['_IMPORTSTART']._serialized_end=1132
+  _globals['_IMPORTBATCH']._serialized_start=1134
+  _globals['_IMPORTBATCH']._serialized_end=1189
+  _globals['_IMPORTCOMMIT']._serialized_start=1191
+  _globals['_IMPORTCOMMIT']._serialized_end=1220
+  _globals['_IMPORTRESOURCESRESPONSE']._serialized_start=1223
+  _globals['_IMPORTRESOURCESRESPONSE']._serialized_end=1375
+  _globals['_CHECKPOLICYREQUEST']._serialized_start=1377
+  _globals['_CHECKPOLICYREQUEST']._serialized_end=1429
+  _globals['_CHECKPOLICYRESPONSE']._serialized_start=1431
+  _globals['_CHECKPOLICYRESPONSE']._serialized_end=1516
+  _globals['_POLICYPROBLEM']._serialized_start=1518
+  _globals['_POLICYPROBLEM']._serialized_end=1594
+  _globals['_GETREVISIONSREQUEST']._serialized_start=1596
+  _globals['_GETREVISIONSREQUEST']._serialized_end=1633
+  _globals['_GETREVISIONSRESPONSE']._serialized_start=1635
+  _globals['_GETREVISIONSRESPONSE']._serialized_end=1693
+  _globals['_LISTSIDECARSREQUEST']._serialized_start=1695
+  _globals['_LISTSIDECARSREQUEST']._serialized_end=1771
+  _globals['_LISTSIDECARSRESPONSE']._serialized_start=1773
+  _globals['_LISTSIDECARSRESPONSE']._serialized_end=1866
+  _globals['_SIDECARSTATUS']._serialized_start=1869
+  _globals['_SIDECARSTATUS']._serialized_end=2107
+  _globals['_LISTJOURNALCHAINSREQUEST']._serialized_start=2109
+  _globals['_LISTJOURNALCHAINSREQUEST']._serialized_end=2191
+  _globals['_LISTJOURNALCHAINSRESPONSE']._serialized_start=2193
+  _globals['_LISTJOURNALCHAINSRESPONSE']._serialized_end=2294
+  _globals['_JOURNALCHAINSTATUS']._serialized_start=2297
+  _globals['_JOURNALCHAINSTATUS']._serialized_end=2523
+  _globals['_LISTJOURNALANCHORSREQUEST']._serialized_start=2525
+  _globals['_LISTJOURNALANCHORSREQUEST']._serialized_end=2623
+  _globals['_LISTJOURNALANCHORSRESPONSE']._serialized_start=2625
+  _globals['_LISTJOURNALANCHORSRESPONSE']._serialized_end=2723
+  _globals['_JOURNALANCHOR']._serialized_start=2725
+  _globals['_JOURNALANCHOR']._serialized_end=2820
+  _globals['_GETRULESREQUEST']._serialized_start=2822
+  _globals['_GETRULESREQUEST']._serialized_end=2896
+  _globals['_GETRULESRESPONSE']._serialized_start=2899
+  _globals['_GETRULESRESPONSE']._serialized_end=3044
+  _globals['_HASHSUBJECTREQUEST']._serialized_start=3046
+  _globals['_HASHSUBJECTREQUEST']._serialized_end=3080
+  _globals['_HASHSUBJECTRESPONSE']._serialized_start=3082
+  _globals['_HASHSUBJECTRESPONSE']._serialized_end=3145
+  _globals['_SUBJECTHASH']._serialized_start=3148
+  _globals['_SUBJECTHASH']._serialized_end=3285
+  _globals['_ADMINSERVICE']._serialized_start=3288
+  _globals['_ADMINSERVICE']._serialized_end=4351
 # @@protoc_insertion_point(module_scope)

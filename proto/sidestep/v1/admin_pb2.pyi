@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from sidestep.v1 import sync_pb2 as _sync_pb2
 from google.protobuf.internal import containers as _containers
@@ -208,3 +209,111 @@ class SidecarStatus(_message.Message):
     cursors: _containers.RepeatedCompositeFieldContainer[_sync_pb2.Cursor]
     refusal: str
     def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class ListJournalChainsRequest(_message.Message):
+    __slots__ = ("sidecar", "page_size", "page_token")
+    SIDECAR_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sidecar: str
+    page_size: int
+    page_token: str
+    def __init__(self, sidecar: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListJournalChainsResponse(_message.Message):
+    __slots__ = ("chains", "next_page_token")
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    chains: _containers.RepeatedCompositeFieldContainer[JournalChainStatus]
+    next_page_token: str
+    def __init__(self, chains: _Optional[_Iterable[_Union[JournalChainStatus, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class JournalChainStatus(_message.Message):
+    __slots__ = ("sidecar", "chain", "first_report_time", "last_report_time", "conflicts", "connected")
+    SIDECAR_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_REPORT_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_REPORT_TIME_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    sidecar: str
+    chain: _report_pb2.JournalChain
+    first_report_time: _timestamp_pb2.Timestamp
+    last_report_time: _timestamp_pb2.Timestamp
+    conflicts: int
+    connected: bool
+    def __init__(self, sidecar: _Optional[str] = ..., chain: _Optional[_Union[_report_pb2.JournalChain, _Mapping]] = ..., first_report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., conflicts: _Optional[int] = ..., connected: _Optional[bool] = ...) -> None: ...
+
+class ListJournalAnchorsRequest(_message.Message):
+    __slots__ = ("sidecar", "chain", "page_size", "page_token")
+    SIDECAR_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sidecar: str
+    chain: str
+    page_size: int
+    page_token: str
+    def __init__(self, sidecar: _Optional[str] = ..., chain: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListJournalAnchorsResponse(_message.Message):
+    __slots__ = ("anchors", "next_page_token")
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    anchors: _containers.RepeatedCompositeFieldContainer[JournalAnchor]
+    next_page_token: str
+    def __init__(self, anchors: _Optional[_Iterable[_Union[JournalAnchor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class JournalAnchor(_message.Message):
+    __slots__ = ("records", "head", "report_time")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    REPORT_TIME_FIELD_NUMBER: _ClassVar[int]
+    records: int
+    head: bytes
+    report_time: _timestamp_pb2.Timestamp
+    def __init__(self, records: _Optional[int] = ..., head: _Optional[bytes] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetRulesRequest(_message.Message):
+    __slots__ = ("parent", "revision")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    revision: _resources_pb2.Revision
+    def __init__(self, parent: _Optional[str] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ...) -> None: ...
+
+class GetRulesResponse(_message.Message):
+    __slots__ = ("from_revision", "until_revision", "policies", "settings")
+    FROM_REVISION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    from_revision: int
+    until_revision: int
+    policies: _containers.RepeatedCompositeFieldContainer[_resources_pb2.Policy]
+    settings: _resources_pb2.Settings
+    def __init__(self, from_revision: _Optional[int] = ..., until_revision: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[_resources_pb2.Policy, _Mapping]]] = ..., settings: _Optional[_Union[_resources_pb2.Settings, _Mapping]] = ...) -> None: ...
+
+class HashSubjectRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class HashSubjectResponse(_message.Message):
+    __slots__ = ("hashes",)
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    hashes: _containers.RepeatedCompositeFieldContainer[SubjectHash]
+    def __init__(self, hashes: _Optional[_Iterable[_Union[SubjectHash, _Mapping]]] = ...) -> None: ...
+
+class SubjectHash(_message.Message):
+    __slots__ = ("key", "hash", "start_time", "expire_time")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    hash: str
+    start_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, key: _Optional[str] = ..., hash: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

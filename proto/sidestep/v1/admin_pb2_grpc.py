@@ -78,6 +78,26 @@ class AdminServiceStub:
                 request_serializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.FromString,
                 _registered_method=True)
+        self.ListJournalChains = channel.unary_unary(
+                '/sidestep.v1.AdminService/ListJournalChains',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.ListJournalChainsRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.ListJournalChainsResponse.FromString,
+                _registered_method=True)
+        self.ListJournalAnchors = channel.unary_unary(
+                '/sidestep.v1.AdminService/ListJournalAnchors',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsResponse.FromString,
+                _registered_method=True)
+        self.GetRules = channel.unary_unary(
+                '/sidestep.v1.AdminService/GetRules',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.FromString,
+                _registered_method=True)
+        self.HashSubject = channel.unary_unary(
+                '/sidestep.v1.AdminService/HashSubject',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.HashSubjectRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.HashSubjectResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -142,6 +162,34 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListJournalChains(self, request, context):
+        """Chains of the sidecars' journals, as last reported.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJournalAnchors(self, request, context):
+        """Anchors of one chain, oldest first: at most one a minute is kept, and the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRules(self, request, context):
+        """What decisions at a revision of the urgent lane were made by. NOT_FOUND if it was never recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HashSubject(self, request, context):
+        """What stands for a subject in `user.hash` of decisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -184,6 +232,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListSidecars,
                     request_deserializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.SerializeToString,
+            ),
+            'ListJournalChains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJournalChains,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.ListJournalChainsRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.ListJournalChainsResponse.SerializeToString,
+            ),
+            'ListJournalAnchors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJournalAnchors,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsResponse.SerializeToString,
+            ),
+            'GetRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRules,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.SerializeToString,
+            ),
+            'HashSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.HashSubject,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.HashSubjectRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.HashSubjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,6 +474,114 @@ class AdminService:
             '/sidestep.v1.AdminService/ListSidecars',
             sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.SerializeToString,
             sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJournalChains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/ListJournalChains',
+            sidestep_dot_v1_dot_admin__pb2.ListJournalChainsRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.ListJournalChainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJournalAnchors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/ListJournalAnchors',
+            sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.ListJournalAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/GetRules',
+            sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HashSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/HashSubject',
+            sidestep_dot_v1_dot_admin__pb2.HashSubjectRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.HashSubjectResponse.FromString,
             options,
             channel_credentials,
             insecure,
