@@ -15,11 +15,12 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, report_pb2, report_pb2_grpc, sync_pb2
 
 from controlplane.api.admin import AdminService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.health import Health
+from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
@@ -27,6 +28,7 @@ from controlplane.errors import SettingsError
 from controlplane.retention import Retention
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
+from engine import logs
 from engine.errors import SidestepError
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 _SERVICES = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
+    report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
 )
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
@@ -81,6 +84,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             log_entries=settings.log_entries,
             log_bytes=settings.log_bytes,
             sidecars_s=settings.sidecar_retention,
+            journals_s=settings.journal_retention,
         )
         scope = settings.scope()
         sync = SyncService(
@@ -120,7 +124,7 @@ def main() -> None:
     parser.parse_args()
     try:
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(settings.log_level, settings.log_format, "controlplane")
         asyncio.run(_serve(settings))
     except SettingsError as error:
         sys.exit(_complain(error, 2))
@@ -147,6 +151,7 @@ async def _serve(settings: Settings) -> None:
 def _build_server(settings: Settings, store: Store, sync: SyncService, status: Health) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_GRPC_OPTIONS)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -101,9 +101,13 @@ class Settings(BaseSettings):
     log_entries: int = Field(10_000, ge=1, description="commits kept per tenant and lane in the change log")
     log_bytes: Bytes = Field(256 * 1024**2, ge=1024, description="bytes kept per tenant and lane in the change log")
     sidecar_retention: Seconds = Field(86_400.0, ge=300, description="after which an absent sidecar is forgotten")
+    journal_retention: Seconds = Field(
+        7_776_000.0, ge=3_600, description="after which a journal chain that is no longer reported is forgotten"
+    )
     drain: Seconds = Field(10.0, ge=0, le=600, description="longest wait for running calls when stopping")
     reflection: bool = Field(False, description="serve gRPC reflection")
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field("INFO", description="of stderr")
+    log_format: Literal["json", "text"] = Field("json", description="of stderr: `json` or `text`")
 
     @classmethod
     def settings_customise_sources(
@@ -141,6 +145,11 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = (f"{setting_name(str(one['loc'][0]))}: {_message(one['msg'])}" for one in error.errors())
         raise SettingsError("\n".join(problems)) from None
+
+
+def otel_environment() -> dict[str, str]:
+    """OpenTelemetry's own variables, for commands that send to a collector."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
 def setting_name(field: str) -> str:

@@ -18,10 +18,10 @@ class SchemaError(SidestepError):
 
 
 class NotFoundError(SidestepError):
-    """There is no such record."""
+    """There is no such record; `problem` says so."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name}: not found")
+    def __init__(self, name: str, problem: str = "not found") -> None:
+        super().__init__(f"{name}: {problem}")
         self.name = name
 
 

@@ -1,4 +1,5 @@
-"""What keeps the database and the snapshot directory bounded: compaction of the log, and forgetting sidecars."""
+"""What keeps the database and the snapshot directory bounded: compaction of the log, forgetting sidecars and
+their journals."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Retention:
     """Works every `every_s` seconds until stopped.
 
     The log of each lane keeps at most `log_entries` commits and `log_bytes` bytes, but never loses what follows a snapshot
-    that a stream is reading. Sidecars not seen for `sidecars_s` seconds are forgotten.
+    that a stream is reading. Sidecars not seen for `sidecars_s` seconds are forgotten, journal chains not
+    reported for `journals_s` seconds too.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Retention:
         log_entries: int,
         log_bytes: int,
         sidecars_s: float,
+        journals_s: float,
         every_s: float = 5.0,
     ) -> None:
         self._store = store
@@ -40,6 +43,7 @@ class Retention:
         self._log_entries = log_entries
         self._log_bytes = log_bytes
         self._sidecars_s = sidecars_s
+        self._journals_s = journals_s
         self._every_s = every_s
         self._looked_at: dict[LaneKey, int] = {}
         self._forgot_at = float("-inf")
@@ -52,6 +56,7 @@ class Retention:
                 await self._store.flush_sidecars()
                 if time.monotonic() - self._forgot_at >= _FORGET_EVERY_S:
                     await self._store.forget_sidecars(time.time() - self._sidecars_s)
+                    await self._store.journals.forget(time.time() - self._journals_s)
                     self._forgot_at = time.monotonic()
             except StoreError as error:
                 _LOG.warning("retention: %s", error)

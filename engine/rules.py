@@ -19,6 +19,7 @@ from engine.policy.conditions import REQUEST_VARIABLES, Condition, ConditionErro
 
 DEFAULT_TOP = Clause("tenant/top", "phr", 300.0, evidence=Evidence.VERIFIED)
 DEFAULT_CLOCK_SKEW_S = 30.0
+MAX_CLOCK_SKEW_S = 300.0
 MAX_PLANS = 4096
 MAX_GRANT_CONDITIONS = 4096
 

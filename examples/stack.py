@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -100,12 +101,15 @@ class Stack:
         listen: str = "127.0.0.1:0",
         control_plane_listen: str = "127.0.0.1:0",
         echo_spans: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
+        """`settings`: of the sidecar, besides those the stack gives it and before them."""
         self.tenant = tenant
         self._soft_stale = soft_stale
         self._listen = listen
         self._control_plane_listen = control_plane_listen
         self._echo_spans = echo_spans
+        self._settings = dict(settings or {})
         self._folder = tempfile.TemporaryDirectory(prefix="sidestep-")
         self.folder = Path(self._folder.name)
         self.admin_address = ""
@@ -132,6 +136,7 @@ class Stack:
         environment = {
             "SIDESTEP_CP_LISTEN": self.admin_address or self._control_plane_listen,
             "SIDESTEP_CP_HTTP_LISTEN": "127.0.0.1:0",
+            "SIDESTEP_CP_LOG_FORMAT": "text",
             "SIDESTEP_CP_DATABASE_URL": f"sqlite+aiosqlite:///{self.folder / 'controlplane.db'}",
         }
         self.control_plane = Program(
@@ -149,8 +154,11 @@ class Stack:
             "SIDESTEP_DATA_DIR": str(self.folder / "sidecar"),
             "SIDESTEP_SOFT_STALE": self._soft_stale,
             "SIDESTEP_DIAGNOSE": "true",
+            "SIDESTEP_LOG_FORMAT": "text",
+            # The receiver here takes traces only.
+            "OTEL_METRICS_EXPORTER": "none",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.receiver.port}",
-        }
+        } | self._settings
         self.sidecar = Program("sidecar", [program("sidestep-sidecar")], environment, self.folder / "sidecar.log")
         self.sidecar_address = self.sidecar.wait_ready()
 

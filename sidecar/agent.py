@@ -6,19 +6,26 @@ import asyncio
 import logging
 import signal
 import time
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, SidestepError
 from engine.names import Lane
 from engine.policy import PolicyError
-from sidecar.config import Config
+from sidecar.config import Config, resource_attributes
 from sidecar.gather.tenant import check_record
-from sidecar.journal.export import OtlpExporter
+from sidecar.journal.claim import locked
+from sidecar.journal.export import Exporter, open_exporter
+from sidecar.journal.resource import save_resource
+from sidecar.journal.segment import JournalError
 from sidecar.journal.ship import Shipper
 from sidecar.journal.span import encode_resource
+from sidecar.journal.spool import BYTES_PER_S, SpoolError, check_spool
+from sidecar.metrics.push import MetricsPush, open_push
+from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
@@ -31,6 +38,12 @@ _MAINTAIN_S = 1.0
 _SCRUB_PAUSE_S = 0.02
 # How long a batch in flight may take when it is time to stop; cut off, it is sent again.
 _LAST_BATCH_S = 1.0
+# What is kept back of the grace period for the last report and the last push of metrics; and for a spool, besides what its
+# size takes.
+_LAST_WORD_S = 1.0
+_SPOOL_S = 1.0
+# How long the last report of the journal may take.
+_LAST_REPORT_S = 3.0
 # What is kept back of the grace period for closing files.
 _CLOSE_S = 1.0
 
@@ -45,6 +58,9 @@ def run(config: Config, page: Page) -> int:
     """
     try:
         return asyncio.run(_Agent(config, page).run())
+    except SidestepError as error:  # its message is ours
+        _log.error("the agent cannot go on: %s", error)
+        return 1
     except Exception:
         _log.exception("the agent cannot go on")
         return 1
@@ -66,48 +82,96 @@ class _Agent:
         self._page = page
         self._slot: AgentSlot = page.agent
         self._stop = asyncio.Event()
+        # Of this agent; the page counts on from its predecessor's.
+        self._counted: dict[AgentWord, int] = {}
+        self._slot.set(AgentWord.JOURNAL_MAX_BYTES, config.journal_max)
+        self._slot.set(AgentWord.SOFT_STALE_MS, int(config.soft_stale_s * 1000))
+        self._slot.set(AgentWord.HARD_STALE_MS, int(config.hard_stale_s * 1000))
 
     async def run(self) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        # May examine the whole store first; it beats meanwhile.
-        writer = Writer(self._config.data_dir, map_size=self._config.store_max, check=check, pulse=self._slot.beat)
-        try:
-            exporter = _exporter(self._config)
-            shipper = Shipper(
-                self._config.journal_dir,
-                exporter,
-                self._slot,
-                resource=encode_resource(_resource(self._config)),
-                # Half the bound: what the collector refuses must not stop what it would take.
-                quarantine_bytes=self._config.journal_max // 2,
-            )
-            try:
-                await self._work(writer, shipper)
-                await self._drain(shipper)
-            finally:
-                shipper.close()
-                if exporter is not None:
-                    await exporter.close()
-        finally:
-            writer.close()
+        async with AsyncExitStack() as parts:
+            writer = None
+            if self._page.drain_deadline_ms == 0:  # started while draining, it is there for the journal alone
+                # May examine the whole store first; it beats meanwhile.
+                writer = Writer(
+                    self._config.data_dir, map_size=self._config.store_max, check=check, pulse=self._slot.beat
+                )
+                parts.callback(writer.close)
+            shipper = self._shipper(parts)
+            self._check_spool()
+            metrics = open_push(self._config, self._page)
+            if metrics is not None:
+                parts.push_async_callback(metrics.close)
+            reporter = self._reporter(shipper)
+            parts.push_async_callback(reporter.close)
+            await self._work(writer, shipper, reporter, metrics)
+            await self._drain(shipper, reporter, metrics)
         return 0
 
-    async def _work(self, writer: Writer, shipper: Shipper) -> None:
-        """Everything at once, until told to stop. Raises what any part raises."""
-        settings = SyncSettings(
-            address=self._config.control_plane, sidecar=self._config.sidecar_name, version=version("sidestep")
-        )
+    def _sync(self, writer: Writer) -> SyncClient:
+        config = self._config
+        settings = SyncSettings(config.control_plane, config.sidecar_name, version("sidestep"))
         client = SyncClient(writer, settings, on_state=self._publish)
         self._publish(client.state)
+        return client
+
+    def _shipper(self, parts: AsyncExitStack) -> Shipper:
+        config = self._config
+        config.journal_dir.mkdir(parents=True, exist_ok=True)
+        if not parts.enter_context(locked(config.journal_dir)):
+            raise JournalError(f"{config.journal_dir} is being shipped by another program")
+        resource = resource_attributes(config)
+        save_resource(config.journal_dir, resource)
+        exporter = _exporter(config)
+        if exporter is not None:
+            parts.push_async_callback(exporter.close)
+        shipper = Shipper(
+            config.journal_dir,
+            exporter,
+            self._slot,
+            resource=encode_resource(resource),
+            # Half the bound: what the collector refuses must not stop what it would take.
+            quarantine_bytes=config.journal_max // 2,
+        )
+        parts.callback(shipper.close)
+        return shipper
+
+    def _reporter(self, shipper: Shipper) -> JournalReporter:
+        config = self._config
+        settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
+        return JournalReporter(shipper, config.journal_dir, self._page, settings)
+
+    def _check_spool(self) -> None:
+        """Says at once what would go wrong at the end, when nobody reads it."""
+        spool = self._config.journal_spool
+        try:
+            if spool is not None:
+                check_spool(spool)
+        except SpoolError as error:
+            _log.error("SIDESTEP_JOURNAL_SPOOL cannot be used: %s", error)
+            self._slot.set(AgentWord.SPOOL_UNUSABLE, 1)
+        else:
+            self._slot.set(AgentWord.SPOOL_UNUSABLE, 0)
+
+    async def _work(
+        self, writer: Writer | None, shipper: Shipper, reporter: JournalReporter, metrics: MetricsPush | None
+    ) -> None:
+        """Everything at once, until told to stop. Raises what any part raises."""
+        client = None if writer is None else self._sync(writer)
         ship = asyncio.create_task(shipper.run(self._stop), name="ship")
         others = [
             asyncio.create_task(self._stop.wait(), name="stop"),
-            asyncio.create_task(client.run(), name="sync"),
             asyncio.create_task(self._beat(client), name="beat"),
-            asyncio.create_task(self._maintain(writer), name="maintain"),
-            asyncio.create_task(self._scrub(writer), name="scrub"),
+            asyncio.create_task(reporter.run(), name="report"),
         ]
+        if writer is not None and client is not None:
+            others.append(asyncio.create_task(client.run(), name="sync"))
+            others.append(asyncio.create_task(self._maintain(writer), name="maintain"))
+            others.append(asyncio.create_task(self._scrub(writer), name="scrub"))
+        if metrics is not None:
+            others.append(asyncio.create_task(metrics.run(), name="metrics"))
         try:
             done, _ = await asyncio.wait([ship, *others], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -118,15 +182,37 @@ class _Agent:
                 task.cancel()
             await asyncio.gather(ship, *others, return_exceptions=True)
 
-    async def _drain(self, shipper: Shipper) -> None:
+    async def _drain(self, shipper: Shipper, reporter: JournalReporter, metrics: MetricsPush | None) -> None:
         self._slot.set_state(State.DRAINING)
-        left_ms = self._page.drain_deadline_ms - boottime_ms()
-        if self._page.drain_deadline_ms == 0:  # stopped by someone other than the supervisor
-            left_ms = int(self._config.shutdown_grace_s * 1000)
+        config = self._config
+        by_supervisor = self._page.drain_deadline_ms > 0
+        left_ms = self._page.drain_deadline_ms - boottime_ms() if by_supervisor else 1000 * config.shutdown_grace_s
         beat = asyncio.create_task(self._beat(None))
-        if not await shipper.drain(time.monotonic() + left_ms / 1000 - _CLOSE_S):
-            _log.warning("the grace period ended with records not shipped; they stay in %s", self._config.journal_dir)
+        deadline = time.monotonic() + left_ms / 1000 - _CLOSE_S
+        ship_until = deadline - _LAST_WORD_S
+        # Otherwise workers go on appending.
+        spool = config.journal_spool if by_supervisor and config.journal_sink != "none" else None
+        if spool is not None:
+            ship_until -= _SPOOL_S + shipper.backlog_bytes() / BYTES_PER_S
+        shipped = await shipper.drain(ship_until)
+        if spool is not None:
+            shipped = await self._spool(shipper, spool)
+        if not shipped:
+            _log.error("the grace period ended with records not shipped; they stay in %s", config.journal_dir)
+        left_s = deadline - time.monotonic()
+        if left_s > 0:
+            pushed = [] if metrics is None else [metrics.push(min(left_s, _LAST_WORD_S))]
+            await asyncio.gather(reporter.report_last(left_s), *pushed)
         beat.cancel()
+
+    async def _spool(self, shipper: Shipper, spool: Path) -> bool:
+        """False: the records stay where they are."""
+        try:
+            await shipper.spool(spool, self._config.sidecar_name)
+        except (JournalError, OSError) as error:
+            _log.error("the journal could not be spooled: %s", error)
+            return False
+        return True
 
     async def _beat(self, client: SyncClient | None) -> None:
         while True:
@@ -159,7 +245,10 @@ class _Agent:
         slot = self._slot
         slot.set_state(State.SERVING if state.cursors else State.NOT_LOADED)
         slot.set(AgentWord.SYNC_CONNECTED, int(state.connected))
-        slot.set(AgentWord.SYNC_RECONNECTS, max(0, state.streams - 1))
+        self._count(AgentWord.SYNC_RECONNECTS, max(0, state.streams - 1))
+        self._count(AgentWord.SYNC_DELTAS, state.deltas)
+        self._count(AgentWord.SYNC_SNAPSHOTS, state.snapshots)
+        self._count(AgentWord.SYNC_MISMATCHES, state.mismatches)
         slot.set(AgentWord.SYNC_BREAKERS, len(state.broken))
         slot.set(AgentWord.SYNC_REFUSALS, len(state.refusals))
         revisions = [
@@ -168,27 +257,14 @@ class _Agent:
         age_s = None if state.last_heartbeat_at is None else max(0.0, time.time() - state.last_heartbeat_at)
         slot.set_data(age_s, *revisions)
 
+    def _count(self, word: AgentWord, count: int) -> None:
+        """Raises a counter by what was added to `count`, which began at 0 with this process."""
+        self._slot.add(word, count - self._counted.get(word, 0))
+        self._counted[word] = count
 
-def _exporter(config: Config) -> OtlpExporter | None:
+
+def _exporter(config: Config) -> Exporter | None:
     if config.journal_sink == "none":
         _log.warning("SIDESTEP_JOURNAL_SINK is none: decisions are not kept")
         return None
-    otlp = config.otlp
-    return OtlpExporter(
-        otlp.endpoint,
-        insecure=otlp.insecure,
-        headers=dict(otlp.headers),
-        timeout_s=otlp.timeout_s,
-        certificate=_pem(otlp.certificate),
-        client_key=_pem(otlp.client_key),
-        client_certificate=_pem(otlp.client_certificate),
-        gzip=otlp.gzip,
-    )
-
-
-def _pem(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
-
-
-def _resource(config: Config) -> dict[str, str]:
-    return {"service.instance.id": config.sidecar_name, "service.version": version("sidestep")} | config.resource
+    return open_exporter(config.otlp, "traces")

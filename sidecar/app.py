@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import logging
 import os
 import signal
 import sys
@@ -58,12 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(_supervisor_settings(config)))  # noqa: T201
         return 0
 
+    from engine import logs
     from sidecar.page import Page
 
     name = "agent" if options.role == "agent" else f"worker-{options.index}"
-    logging.basicConfig(
-        level=config.log_level.upper(), format=f"%(asctime)s %(levelname)s {name}: %(message)s", force=True
-    )
+    logs.configure(config.log_level, config.log_format, name)
     page = Page(config.page_path)
     return _agent(config, page) if options.role == "agent" else _worker(config, page, options.index)
 
@@ -97,6 +95,8 @@ def _supervisor_settings(config: Config) -> dict[str, object]:
         "shutdown_grace_s": config.shutdown_grace_s,
         "ready_requires_sync": config.ready_requires_sync,
         "journal_sink": config.journal_sink,
+        "log_level": config.log_level,
+        "log_format": config.log_format,
     }
 
 

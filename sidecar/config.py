@@ -13,6 +13,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from engine.durations import parse_duration
 from engine.errors import InvalidInputError, SidestepError
 from engine.names import check_tenant
 from sidecar.listeners import Address, Listener, parse_address, parse_listeners
-from sidecar.otel import Otlp, parse_otlp, parse_resource
+from sidecar.otel import Metrics, Otlp, parse_metrics, parse_otlp, parse_resource
 from sidecar.page import MAX_WORKERS
 
 PREFIX = "SIDESTEP_"
@@ -142,8 +143,17 @@ class Config(BaseModel):
     telemetry_values: Annotated[tuple[str, ...], BeforeValidator(_names)] = DEFAULT_VALUES
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    # What Kubernetes' downward API says of the pod, for the resource attributes k8s.*; empty: unknown.
+    pod_name: str = Field(default="", max_length=253)
+    pod_namespace: str = Field(default="", max_length=253)
+    pod_uid: str = Field(default="", max_length=253)
+    node_name: str = Field(default="", max_length=253)
+    container_name: str = Field(default="", max_length=253)
     # Not SIDESTEP_ settings: from OTEL_*.
     otlp: Otlp = Field(default=Otlp(), repr=False)  # its headers may be credentials
+    otlp_metrics: Otlp = Field(default=Otlp(), repr=False)
+    metrics_exporter: Literal["otlp", "none"] = Metrics().exporter
+    metrics_interval_s: float = Metrics().interval_s
     resource: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -173,7 +183,7 @@ class Config(BaseModel):
         return self.data_dir / "journal"
 
 
-_FROM_OTEL = frozenset({"otlp", "resource"})
+_FROM_OTEL = frozenset({"otlp", "otlp_metrics", "metrics_exporter", "metrics_interval_s", "resource"})
 
 
 def _setting(field: str) -> str:
@@ -195,11 +205,12 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
                 values[SETTINGS[name]] = value
             else:
                 problems.append(f"{source}{name}: unknown setting{_nearest(name)}")
-    try:
-        values["otlp"] = parse_otlp(environment)
-        values["resource"] = parse_resource(environment)
-    except InvalidInputError as error:
-        problems.append(str(error))
+    for parse in (_traces, _metrics, _resource):
+        try:
+            values |= parse(environment)
+        except InvalidInputError as error:
+            if str(error) not in problems:  # a variable for both signals
+                problems.append(str(error))
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -207,6 +218,42 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def resource_attributes(config: Config) -> dict[str, str]:
+    """The resource of all telemetry (OpenTelemetry semantic conventions, service.* and k8s.*).
+
+    What OTEL_RESOURCE_ATTRIBUTES says wins, but for `service.instance.id`: chains of records are known by the sidecar's name.
+    """
+    kubernetes = {
+        "k8s.pod.name": config.pod_name,
+        "k8s.namespace.name": config.pod_namespace,
+        "k8s.pod.uid": config.pod_uid,
+        "k8s.node.name": config.node_name,
+        "k8s.container.name": config.container_name,
+    }
+    known = {name: value for name, value in kubernetes.items() if value}
+    return (
+        {"service.version": version("sidestep")}
+        | known
+        | config.resource
+        | {"service.instance.id": config.sidecar_name}
+    )
+
+
+def _traces(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {"otlp": parse_otlp(environment, "traces")}
+
+
+def _metrics(environment: Mapping[str, str]) -> dict[str, Any]:
+    settings = parse_metrics(environment)
+    values = {"metrics_exporter": settings.exporter, "metrics_interval_s": settings.interval_s}
+    # What is not sent needs no address.
+    return values if settings.exporter == "none" else values | {"otlp_metrics": parse_otlp(environment, "metrics")}
+
+
+def _resource(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {"resource": parse_resource(environment)}
 
 
 def _own(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -22,15 +22,14 @@ class Probe(NamedTuple):
 
 
 class HealthServer:
-    """Answers GET in threads of its own. `probes` by path; `metrics` renders a text of type `content_type`."""
+    """Answers GET in threads of its own. `probes` by path; `metrics` makes content type and text of an Accept header."""
 
     def __init__(
         self,
         host: str,
         port: int,
         probes: dict[str, Callable[[], Probe]],
-        metrics: Callable[[], str],
-        content_type: str,
+        metrics: Callable[[str], tuple[str, str]],
     ) -> None:
         """Binds and begins to answer. Raises OSError."""
         limit = threading.BoundedSemaphore(_MAX_CLIENTS)
@@ -47,7 +46,8 @@ class HealthServer:
                     status = HTTPStatus.OK if probe.ok else HTTPStatus.SERVICE_UNAVAILABLE
                     self._answer(status, "application/json", json.dumps({"ok": probe.ok} | probe.detail) + "\n")
                 elif path == "/metrics":
-                    self._answer(HTTPStatus.OK, content_type, metrics())
+                    accept = ",".join(self.headers.get_all("Accept", ()))
+                    self._answer(HTTPStatus.OK, *metrics(accept))
                 else:
                     self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", "not found\n")
 

@@ -3,13 +3,13 @@
 The supervisor creates the file `page` in the data directory at every start; agent and workers attach to it. It is an
 array of 64-bit words in native byte order, one slot per process after a header:
 
-    header              magic, workers, supervisor pid, drain deadline
+    header              magic, workers, supervisor pid, drain deadline, time of creation
     slot 0              agent     words of `Word` and `AgentWord`
     slot 1 + i          worker i  words of `Word` and `WorkerWord`
 
-Every slot is written by its owner only (the header, and the state of the dead, by the supervisor), so no lock is
-needed: an aligned 64-bit word is stored whole. Counters only rise while the file lives, also across restarts of their
-owner. Standard library only.
+Every slot is written by its owner only (the header, the restarts, and the state of the dead, by the supervisor), so no
+lock is needed: an aligned 64-bit word is stored whole. Counters only rise while the file lives, also across restarts of
+their owner. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from enum import IntEnum
+from enum import IntEnum, unique
 from pathlib import Path
 
 from engine.errors import SidestepError
@@ -60,7 +60,7 @@ LATENCY_BOUNDS_S = (
 
 EXPORT_STATES = ("idle", "accepting", "retrying", "refusing")
 """What the collector does with the journal's spans: nothing was sent yet, it takes them, it cannot for now, it will not have
-this sidecar (credentials, address)."""
+them (credentials, address, or records it refuses and the quarantine has no room for)."""
 
 EXEMPLAR_WORDS = 5
 
@@ -86,6 +86,7 @@ class State(IntEnum):
         return self in (State.NOT_LOADED, State.SERVING)
 
 
+@unique
 class Word(IntEnum):
     """Words every slot has."""
 
@@ -97,8 +98,11 @@ class Word(IntEnum):
     DATA_AGE_MS = 4
     URGENT_REVISION = 5
     BULK_REVISION = 6
+    # Times the process was started again. Written by the supervisor.
+    RESTARTS = 7
 
 
+@unique
 class WorkerWord(IntEnum):
     """Words of a worker's slot."""
 
@@ -111,12 +115,14 @@ class WorkerWord(IntEnum):
     # Decisions answered without a journal record.
     UNRECORDED = 89
     PARKED = 90
+    # Records of every kind, decisions and others.
     JOURNAL_RECORDS = 91
     JOURNAL_BYTES = 92
     # 1 while the journal is at its bound and exemptions are off.
     JOURNAL_FULL = 93
 
 
+@unique
 class AgentWord(IntEnum):
     """Words of the agent's slot."""
 
@@ -129,8 +135,6 @@ class AgentWord(IntEnum):
     JOURNAL_BACKLOG_BYTES = 20
     JOURNAL_SEGMENTS = 21
     JOURNAL_SHIPPED = 22
-    # Accepted as a batch, but the collector's partial success said it did not keep them.
-    JOURNAL_REJECTED = 23
     # Refused for good by the collector and set aside in a file.
     JOURNAL_QUARANTINED = 24
     # Known to be gone, by sequence number.
@@ -153,9 +157,19 @@ class AgentWord(IntEnum):
     ANCHOR_FAILURES = 35
     METRIC_EXPORTS = 36
     METRIC_EXPORT_FAILURES = 37
+    SYNC_DELTAS = 38
+    SYNC_SNAPSHOTS = 39
     # Per bucket of LATENCY_BOUNDS_S and one more, EXEMPLAR_WORDS words: the last decision of that duration the collector
     # accepted, as trace id (two words, high first), span id, duration in ns and time in Unix ns. All zero: none yet.
     EXEMPLARS = 40
+    # Times the digest of a lane differed from what the control plane said it should be.
+    SYNC_MISMATCHES = 125
+    # Bounds as set up, so that alarms need not repeat them.
+    JOURNAL_MAX_BYTES = 126
+    SOFT_STALE_MS = 127
+    HARD_STALE_MS = 128
+    # 1: SIDESTEP_JOURNAL_SPOOL is set and could not be written when the agent started.
+    SPOOL_UNUSABLE = 129
 
 
 # On the decision path, where looking into an enumeration costs.
@@ -169,6 +183,7 @@ class _Header(IntEnum):
     WORKERS = 1
     SUPERVISOR_PID = 2  # for people
     DRAIN_DEADLINE_MS = 3
+    CREATED_NS = 4
 
 
 def boottime_ms() -> int:
@@ -272,6 +287,11 @@ class AgentSlot(Slot):
 
     __slots__ = ()
 
+    @classmethod
+    def detached(cls) -> AgentSlot:
+        """A slot of no page: for what counts in one, outside a sidecar."""
+        return cls(memoryview(bytearray(_SLOT_WORDS * _WORD_BYTES)).cast("Q"), 0)
+
 
 class Page:
     """The attached page. Close it before the process exits; slots must not be used afterwards."""
@@ -304,7 +324,7 @@ class Page:
         # Written out rather than truncated to size: a full disk must fail here, not as SIGBUS at the first store.
         fresh.write_bytes(bytes(_size(workers)))
         with fresh.open("r+b") as file:
-            for word in (_MAGIC, workers, os.getpid()):  # in the order of _Header
+            for word in (_MAGIC, workers, os.getpid(), 0, time.time_ns()):  # in the order of _Header
                 file.write(word.to_bytes(_WORD_BYTES, sys.byteorder))
         fresh.replace(path)
         return cls(path)
@@ -328,6 +348,11 @@ class Page:
     def drain_deadline_ms(self) -> int:
         """0: not draining."""
         return self._words[_Header.DRAIN_DEADLINE_MS]
+
+    @property
+    def created_ns(self) -> int:
+        """Since when the counters count, Unix nanoseconds."""
+        return self._words[_Header.CREATED_NS]
 
     def close(self) -> None:
         """Detaches."""

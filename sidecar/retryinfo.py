@@ -1,4 +1,4 @@
-"""When a server that answered with an error asks to be asked again."""
+"""What a google.rpc.Status says: when the server asks to be asked again, and its message."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
         except DecodeError:
             return None
     return None
+
+
+def status_message(status: bytes) -> str:
+    """The message of an encoded google.rpc.Status. Raises DecodeError."""
+    messages = _fields(status, 2)
+    return messages[0].decode(errors="replace") if messages else ""
 
 
 def _fields(data: bytes, number: int) -> list[bytes]:

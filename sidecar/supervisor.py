@@ -28,10 +28,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from engine import logs
 from engine.errors import SidestepError
-from sidecar import metrics
+from sidecar.child import HANG_S, Child
 from sidecar.health import HealthServer, Probe
-from sidecar.page import AgentWord, Page, Slot, State, Word, boottime_ms
+from sidecar.metrics.collect import collect
+from sidecar.metrics.text import negotiate, render
+from sidecar.page import EXPORT_STATES, AgentWord, Page, State, WorkerWord, boottime_ms
 from sidecar.store.generation import DataDir, mark_suspect
 
 EXIT_SETTINGS = 2
@@ -39,16 +42,11 @@ EXIT_IN_USE = 3
 EXIT_UNUSABLE = 4
 
 _TICK_S = 0.1
-# Without a heartbeat for so long a process is hung; while it starts it may take longer.
-_HANG_S = 5.0
-_START_S = 30.0
-_BACKOFF_FIRST_S = 0.1
-_BACKOFF_LAST_S = 5.0
-# A process that lived so long is restarted at once.
-_SETTLED_S = 10.0
 # Share of the grace period the workers get; the rest is the agent's.
 _WORKERS_SHARE = 0.5
 _KILL_MARGIN_S = 0.5
+# How many agents are tried to ship what is left.
+_LAST_AGENTS = 2
 
 Command = Callable[[str, int], list[str]]
 
@@ -75,100 +73,13 @@ class Settings(NamedTuple):
     shutdown_grace_s: float
     ready_requires_sync: bool
     journal_sink: str
+    log_level: str
+    log_format: logs.Format
 
 
 def app_command(role: str, index: int) -> list[str]:
     """How an agent or a worker is started."""
     return [sys.executable, "-m", "sidecar.app", role, "--index", str(index), "--parent", str(os.getpid())]
-
-
-class Child:
-    """One process, and its slot of the page."""
-
-    def __init__(self, name: str, command: list[str], slot: Slot) -> None:
-        self.name = name
-        self.slot = slot
-        self.restarts = 0
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._start_at = 0.0
-        self._started_at = 0.0
-        self._failures = 0
-        self._heartbeat = 0
-        self._silent_s = 0.0
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a process that has not been seen to end."""
-        return self._process is not None
-
-    @property
-    def state(self) -> State:
-        """What the process says it is doing; of a process that has not reported yet, STARTING."""
-        if self._process is None:
-            return State.DEAD if self.restarts else State.EMPTY
-        return self.slot.state if self.slot.pid == self._process.pid else State.STARTING
-
-    def start_if_due(self, now: float) -> None:
-        """Starts the process if there is none and the pause after its last death is over."""
-        if self._process is not None or now < self._start_at:
-            return
-        # A process group of its own: Ctrl-C reaches the supervisor alone, which then drains in order. SIGTERM is blocked
-        # until the process is ready to handle it: one that comes earlier waits, rather than cost it its last work.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            self._process = subprocess.Popen(  # noqa: S603
-                self._command, stdin=subprocess.DEVNULL, stdout=2, process_group=0
-            )
-        except OSError as error:
-            _log.error("%s cannot be started: %s", self.name, error.strerror)
-            self._start_at = now + _BACKOFF_LAST_S
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._started_at = now
-        self._heartbeat = self.slot.get(Word.HEARTBEAT_MS)
-        self._silent_s = 0.0
-
-    def reap(self, now: float) -> int | None:
-        """The exit code (negative: the signal) if the process has ended since the last call."""
-        code = None if self._process is None else self._process.poll()
-        if code is None:
-            return None
-        self._process = None
-        self.slot.set_state(State.DEAD)
-        self.restarts += 1
-        if now - self._started_at >= _SETTLED_S:
-            self._failures = 0
-        pause_s = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2.0 ** min(self._failures, 10)) if self._failures else 0.0
-        self._failures += 1
-        self._start_at = now + pause_s
-        return code
-
-    def hung(self, elapsed_s: float) -> bool:
-        """Whether the process has not beaten for too long. `elapsed_s`: since the last call.
-
-        The time is summed up in small steps, so that a machine that slept, or a supervisor that got no CPU, does not
-        make everyone look hung.
-        """
-        if self._process is None:
-            return False
-        heartbeat = self.slot.get(Word.HEARTBEAT_MS)
-        if heartbeat != self._heartbeat:
-            self._heartbeat = heartbeat
-            self._silent_s = 0.0
-            return False
-        self._silent_s += min(elapsed_s, 10 * _TICK_S)
-        reported = self.slot.pid == self._process.pid
-        if self._silent_s <= (_HANG_S if reported else _START_S):
-            return False
-        self._silent_s = 0.0  # tell once
-        return True
-
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal, if there is a process."""
-        if self._process is not None:
-            self._process.send_signal(number)
 
 
 class Supervisor:
@@ -190,9 +101,7 @@ class Supervisor:
             self._started = False
             self._ticked_at = time.monotonic()
             probes = {"/startz": self._startz, "/healthz": self._healthz, "/readyz": self._readyz}
-            self._health = HealthServer(
-                settings.http_host, settings.http_port, probes, self._metrics, metrics.CONTENT_TYPE
-            )
+            self._health = HealthServer(settings.http_host, settings.http_port, probes, self._metrics)
         except OSError as error:
             os.close(self._lock)
             where = f"{settings.http_host}:{settings.http_port}" if error.filename is None else error.filename
@@ -240,7 +149,8 @@ class Supervisor:
         code = child.reap(now)
         if code is None:
             return
-        _log.warning("%s ended %s", child.name, f"with exit code {code}" if code >= 0 else f"by signal {-code}")
+        if code or not self._stopping:
+            _log.warning("%s ended %s", child.name, f"with exit code {code}" if code >= 0 else f"by signal {-code}")
         if code in (-signal.SIGBUS, -signal.SIGSEGV):
             generation = DataDir(self._data).current()
             if generation is not None:
@@ -253,7 +163,15 @@ class Supervisor:
         self._page.set_drain_deadline(boottime_ms() + int(1000 * grace_s))
         _log.info("draining, %.0f s at most", grace_s)
         self._end(self.workers, begun + grace_s * _WORKERS_SHARE, wakeup)
-        self._end([self.agent], begun + grace_s - _KILL_MARGIN_S, wakeup)
+        # What the workers left is to be shipped or spooled: also if the agent is dead just now, or dies of it.
+        deadline = begun + grace_s - _KILL_MARGIN_S
+        for _attempt in range(_LAST_AGENTS):
+            self._reap(self.agent, time.monotonic())
+            self.agent.start(time.monotonic())
+            self._end([self.agent], deadline, wakeup)
+            if self.agent.exit_code == 0 or time.monotonic() >= deadline:
+                return
+            _log.error("the agent ended before it was done with the journal")
 
     def _end(self, children: Iterable[Child], deadline: float, wakeup: _Wakeup) -> None:
         """Ends processes: politely, then by force at the deadline."""
@@ -263,7 +181,7 @@ class Supervisor:
         while any(child.running for child in children):
             now = self._ticked_at = time.monotonic()
             for child in children:
-                child.reap(now)
+                self._reap(child, now)
                 if now >= deadline and child.running:
                     _log.warning("%s did not end in time: killed", child.name)
                     child.send(signal.SIGKILL)
@@ -293,7 +211,7 @@ class Supervisor:
 
     def _healthz(self) -> Probe:
         silent_s = time.monotonic() - self._ticked_at
-        return Probe(silent_s < _HANG_S, {"supervisor_silent_s": round(silent_s, 1)})
+        return Probe(silent_s < HANG_S, {"supervisor_silent_s": round(silent_s, 1)})
 
     def _readyz(self) -> Probe:
         answering = [child.state for child in self.workers if child.state.answers]
@@ -306,13 +224,27 @@ class Supervisor:
         return {
             "processes": {child.name: child.state.name.lower() for child in (self.agent, *self.workers)},
             "sync_connected": bool(self._page.agent.get(AgentWord.SYNC_CONNECTED)),
-            "journal_sink": self._settings.journal_sink,
+            "journal": self._journal(),
         }
 
-    def _metrics(self) -> str:
-        return metrics.render(
-            self._page, {child.name: (child.slot, child.restarts) for child in (self.agent, *self.workers)}
-        )
+    def _journal(self) -> dict[str, object]:
+        agent = self._page.agent
+        workers = [self._page.worker(index) for index in range(self._page.workers)]
+        unrecorded = sum(worker.get(WorkerWord.UNRECORDED) for worker in workers)
+        return {
+            "sink": self._settings.journal_sink,
+            "state": EXPORT_STATES[agent.get(AgentWord.EXPORT_STATE)],
+            "full": any(worker.get(WorkerWord.JOURNAL_FULL) for worker in workers),
+            "lost": agent.get(AgentWord.JOURNAL_LOST) + unrecorded,
+            "unrecorded": unrecorded,
+            "quarantined": agent.get(AgentWord.JOURNAL_QUARANTINED),
+            "backlog": agent.get(AgentWord.JOURNAL_BACKLOG),
+            "spool_unusable": bool(agent.get(AgentWord.SPOOL_UNUSABLE)),
+        }
+
+    def _metrics(self, accept: str) -> tuple[str, str]:
+        form = negotiate(accept)
+        return form.value, render(collect(self._page), form)
 
 
 class _Wakeup:
@@ -372,9 +304,10 @@ def read_settings() -> Settings:
 
 def main() -> int:
     """The program `sidestep-sidecar`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s supervisor: %(message)s")
     try:
-        return Supervisor(read_settings()).run()
+        settings = read_settings()
+        logs.configure(settings.log_level, settings.log_format, "supervisor")
+        return Supervisor(settings).run()
     except SupervisorError as error:
         print(f"sidestep-sidecar: {error}", file=sys.stderr)  # noqa: T201
         return error.code

@@ -7,8 +7,6 @@ It translates; the rules are in validation, resources, links and imports.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,8 +17,11 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.fingerprints import FingerprintHasher
 from controlplane.api.imports import ATTEMPTS, Import
+from controlplane.api.journals import list_anchors, list_chains
 from controlplane.api.links import check_links
+from controlplane.api.paging import page_size, read_token, write_token
 from controlplane.api.resources import Checked, Completed, check, complete, decode, public
+from controlplane.api.rules import get_rules, hash_subject
 from controlplane.errors import ConflictError, NotFoundError, OverloadedError
 from controlplane.kinds import KINDS
 from controlplane.store import Head, Store, Write
@@ -28,8 +29,6 @@ from engine.errors import InvalidInputError
 from engine.names import Collection, Lane, lane_of, parse_name, parse_parent
 from engine.policy import PolicyError, parse_policy
 
-DEFAULT_PAGE = 100
-MAX_PAGE = 1_000
 # A page is cut here, well below the 4 MiB that gRPC clients accept unless told otherwise.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 MAX_IMPORTS = 4
@@ -74,20 +73,20 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """A page of a collection by id, cut short of page_size where the records are large."""
         tenant = parse_parent(request.parent)
         collection = _collection(request.collection)
-        limit = _page_size(request.page_size)
-        after = _read_token(request.page_token)
+        limit = page_size(request.page_size)
+        after = read_token(request.page_token)
         rows = await self._store.list(tenant, collection, after=after, limit=limit, prefix=request.id_prefix)
         response = admin_pb2.ListResourcesResponse(total_size=await self._store.count(tenant, collection))
         size = 0
         for record_id, value in rows:
             size += len(value)
             if response.resources and size > MAX_PAGE_BYTES:
-                response.next_page_token = _write_token(after)
+                response.next_page_token = write_token(after)
                 return response
             response.resources.append(public(collection, decode(collection, value)))
             after = record_id
         if len(rows) == limit:
-            response.next_page_token = _write_token(after)
+            response.next_page_token = write_token(after)
         return response
 
     async def DeleteResource(
@@ -167,12 +166,32 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListSidecarsResponse:
         """A page of the sidecars connected or seen lately, by name."""
         tenant = parse_parent(request.parent) if request.parent else None
-        limit = _page_size(request.page_size)
-        sidecars = await self._store.sidecars(tenant, after=_read_token(request.page_token), limit=limit)
+        limit = page_size(request.page_size)
+        sidecars = await self._store.sidecars(tenant, after=read_token(request.page_token), limit=limit)
         response = admin_pb2.ListSidecarsResponse(sidecars=sidecars)
         if len(sidecars) == limit:
-            response.next_page_token = _write_token(sidecars[-1].sidecar)
+            response.next_page_token = write_token(sidecars[-1].sidecar)
         return response
+
+    async def ListJournalChains(
+        self, request: admin_pb2.ListJournalChainsRequest, context: Any
+    ) -> admin_pb2.ListJournalChainsResponse:
+        """A page of the journals' chains, by sidecar and chain."""
+        return await list_chains(self._store, request)
+
+    async def ListJournalAnchors(
+        self, request: admin_pb2.ListJournalAnchorsRequest, context: Any
+    ) -> admin_pb2.ListJournalAnchorsResponse:
+        """A page of one chain's anchors, oldest first. NOT_FOUND if nothing was reported of it."""
+        return await list_anchors(self._store, request)
+
+    async def GetRules(self, request: admin_pb2.GetRulesRequest, context: Any) -> admin_pb2.GetRulesResponse:
+        """The rules at a revision of the urgent lane. NOT_FOUND, saying why, if they were never recorded."""
+        return await get_rules(self._store, request)
+
+    async def HashSubject(self, request: admin_pb2.HashSubjectRequest, context: Any) -> admin_pb2.HashSubjectResponse:
+        """What stands for a subject in decisions, by each of the tenant's TENANT keys."""
+        return await hash_subject(self._store, request)
 
     async def _hash_fingerprint(self, checked: Checked) -> list[str]:
         """Replaces the raw fingerprint of a device by its stored form. Returns warnings."""
@@ -220,20 +239,3 @@ def _collection(number: int) -> Collection:
     except ValueError:
         known = ", ".join(f"COLLECTION_{collection.name}" for collection in KINDS)
         raise InvalidInputError("collection", f"must be one of {known}") from None
-
-
-def _page_size(size: int) -> int:
-    if not 0 <= size <= MAX_PAGE:
-        raise InvalidInputError("page_size", f"{size} is not between 1 and {MAX_PAGE}")
-    return size or DEFAULT_PAGE
-
-
-def _write_token(after: str) -> str:
-    return base64.urlsafe_b64encode(after.encode()).decode()
-
-
-def _read_token(token: str) -> str:
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        raise InvalidInputError("page_token", "is not one this service gave out") from None

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from sidestep.v1 import sync_pb2
 
+from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.stream import Stream
 from controlplane.changes import Changes
 from controlplane.errors import DrainingError, OverloadedError
@@ -30,7 +31,7 @@ ADMITTED = "sidestep-admitted"
 _LANES = frozenset(int(lane) for lane in Lane)
 _HELLO_WITHIN_S = 10.0
 _MAX_CURSORS = 20_000
-_MAX_NAME_BYTES = {"sidecar": 253, "instance": 128, "version": 128}
+_MAX_TEXT_BYTES = 128
 
 
 class SyncService:
@@ -143,14 +144,9 @@ async def _read_hello(context: Any) -> sync_pb2.Hello:
     if request is grpc.aio.EOF or request.WhichOneof("message") != "hello":
         raise InvalidInputError("hello", "must be the first message")
     hello: sync_pb2.Hello = request.hello
-    for field, limit in _MAX_NAME_BYTES.items():
-        value: str = getattr(hello, field)
-        if len(value.encode()) > limit:
-            raise InvalidInputError(f"hello.{field}", f"longer than {limit} bytes")
-        if not value.isprintable():
-            raise InvalidInputError(f"hello.{field}", "has a control character")
-    if not hello.sidecar:
-        raise InvalidInputError("hello.sidecar", "must not be empty")
+    check_sidecar(hello.sidecar, "hello.sidecar")
+    for field in ("instance", "version"):
+        check_text(getattr(hello, field), f"hello.{field}", _MAX_TEXT_BYTES)
     if len(hello.cursors) > _MAX_CURSORS:
         raise InvalidInputError("hello.cursors", f"more than {_MAX_CURSORS}")
     seen: set[tuple[str, int]] = set()

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import admin_pb2, admin_pb2_grpc
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, report_pb2, report_pb2_grpc
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli.failures import NOT_FOUND, Failure, from_rpc
@@ -121,15 +121,27 @@ class Client:
             raise failures[0] if failures else failure from None
         return response
 
+    def report(self, request: report_pb2.ReportJournalRequest) -> report_pb2.ReportJournalResponse:
+        """Tells the control plane where chains of a journal stand."""
+        stub = report_pb2_grpc.ReportServiceStub(self._open())  # type: ignore[no-untyped-call]
+        try:
+            response: report_pb2.ReportJournalResponse = stub.ReportJournal(request, timeout=self.deadline_s)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.server) from None
+        return response
+
     def call(self, method: str, request: Any, *, deadline_s: float | None = None) -> Any:
         """Calls AdminService."""
-        if self._channel is None:
-            self._channel = open_channel(self.server)
-        stub = admin_pb2_grpc.AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        stub = admin_pb2_grpc.AdminServiceStub(self._open())  # type: ignore[no-untyped-call]
         try:
             return getattr(stub, method)(request, timeout=deadline_s or self.deadline_s)
         except grpc.RpcError as error:
             raise from_rpc(error, self.server) from None
+
+    def _open(self) -> grpc.Channel:
+        if self._channel is None:
+            self._channel = open_channel(self.server)
+        return self._channel
 
     def _pages(self, collection: Collection, prefix: str, limit: int | None) -> Iterator[Any]:
         request = admin_pb2.ListResourcesRequest(

@@ -14,6 +14,9 @@ UNREACHABLE = 3
 NOT_FOUND = 4
 STEP_UP = 10
 DENY = 11
+DIFFERENT = 12
+# Records are missing, altered or left over.
+FINDINGS = 13
 
 _EXIT_CODES = {
     grpc.StatusCode.UNAVAILABLE: UNREACHABLE,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import click
 
 from controlplane.cli.apply import apply
+from controlplane.cli.audit import audit
+from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
 from controlplane.cli.fleet import revisions, sidecar
 from controlplane.cli.grants import grant
+from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
 from controlplane.cli.policies import policy
 from controlplane.cli.program import Program
@@ -24,7 +27,7 @@ from controlplane.cli.tenants import posture, settings
 def cli() -> None:
     """Administer a Sidestep control plane, and ask a sidecar for decisions.
 
-    The shared options may stand before or after the command.
+    The shared options may stand before or after the command. A group answers to its plural too: `sidecars audit`.
     """
 
 
@@ -42,8 +45,11 @@ for command in (
     revisions,
     apply,
     evaluate,
+    decisions,
+    journal,
 ):
     cli.add_command(command)
+sidecar.add_command(audit)
 policy.add_command(test_policy)
 policy.add_command(explain_policy)
 

@@ -92,6 +92,14 @@ class Program(click.Group):
         super().__init__(*args, **kwargs)
         self.params += _shared_options(root=True)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name; a family also by the plural or singular of its name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            return command
+        families = (family for family in self.commands.values() if isinstance(family, Family))
+        return next((family for family in families if _plural(family.name) == _plural(cmd_name)), None)
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Runs one command and exits."""
         extra["standalone_mode"] = False
@@ -117,3 +125,11 @@ class Program(click.Group):
             click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
             sys.exit(REFUSED if error.filename is None else BAD_INPUT)
         sys.exit(outcome if isinstance(outcome, int) else 0)
+
+
+def _plural(name: str | None) -> str:
+    """`sidecar` and `sidecars` as `sidecars`, `policy` as `policies`."""
+    name = name or ""
+    if name.endswith("s"):
+        return name
+    return f"{name[:-1]}ies" if name.endswith("y") and not name.endswith("ey") else f"{name}s"

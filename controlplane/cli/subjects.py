@@ -1,16 +1,18 @@
-"""`sidestep subject`: put, get, list, disable, enable, delete."""
+"""`sidestep subject`: put, get, list, disable, enable, delete, hash."""
 
 from __future__ import annotations
 
 from typing import TextIO
 
 import click
+from sidestep.v1 import admin_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get, add_list
-from controlplane.cli.output import show_put
+from controlplane.cli.failures import NOT_FOUND, Failure
+from controlplane.cli.output import as_dict, instant, print_data, print_table, show_put
 from controlplane.cli.program import Family, pass_client
 from controlplane.cli.values import INSTANT, exactly_one, set_time
 from engine.names import Collection
@@ -70,6 +72,38 @@ def disable(client: Client, record_id: str) -> None:
 def enable(client: Client, record_id: str) -> None:
     """Enable a subject again."""
     _set_state(client, record_id, pb.SUBJECT_STATE_ACTIVE)
+
+
+@subject.command("hash")
+@click.argument("record_id", metavar="SUBJECT")
+@pass_client
+def hash_subject(client: Client, record_id: str) -> None:
+    """Show what stands for a subject in the audit trail: its `user.hash`, by each of the tenant's keys, newest first.
+
+    The subject need not be registered.
+    """
+    hashes = hashes_of(client, record_id)
+    if not hashes:
+        raise Failure(f"{client.parent}: has no TENANT key, so that decisions name nobody", NOT_FOUND)
+    if client.output != "table":
+        print_data(client, [as_dict(item) for item in hashes])
+        return
+    print_table(
+        [
+            ("HASH", lambda item: item.hash),
+            ("KEY", lambda item: item.key),
+            ("STARTS", lambda item: instant(item.start_time)),
+            ("EXPIRES", lambda item: instant(item.expire_time)),
+        ],
+        hashes,
+    )
+
+
+def hashes_of(client: Client, subject_id: str) -> list[admin_pb2.SubjectHash]:
+    """A subject's hashes in the audit trail, by each TENANT key, newest first."""
+    request = admin_pb2.HashSubjectRequest(name=client.name(Collection.SUBJECTS, subject_id))
+    response: admin_pb2.HashSubjectResponse = client.call("HashSubject", request)
+    return list(response.hashes)
 
 
 def _set_state(client: Client, record_id: str, state: pb.SubjectState) -> None:

@@ -33,7 +33,7 @@ class DurationType(click.ParamType[float]):
 
 
 class InstantType(click.ParamType[float]):
-    """An ISO 8601 time (UTC unless it names a zone), `now`, or from now (`+30d`); the value is Unix seconds."""
+    """An ISO 8601 time (UTC unless it names a zone), `now`, or from now (`+30d`, `-7d`); the value is Unix seconds."""
 
     name = "time"
 
@@ -45,15 +45,16 @@ class InstantType(click.ParamType[float]):
         now = float(int(datetime.now(UTC).timestamp()))
         if value == "now":
             return now
-        if value.startswith("+"):
+        if value.startswith(("+", "-")):
             try:
-                return now + parse_duration(value[1:])
+                span_s = parse_duration(value[1:])
+                return now + span_s if value[0] == "+" else now - span_s
             except InvalidInputError as error:
                 self.fail(error.problem, param, ctx)
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is not an ISO 8601 time, 'now' or '+30d'", param, ctx)
+            self.fail(f"{value!r} is not an ISO 8601 time, 'now', '+30d' or '-7d'", param, ctx)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -1,4 +1,4 @@
-"""One commit: records, change rows and heads, written in the transaction it is given."""
+"""One commit: records, change rows, heads and the history of the rules, written in the transaction it is given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controlplane.errors import ConflictError
 from controlplane.store.dialect import upsert
 from controlplane.store.model import Committed, Head
+from controlplane.store.rules import record_rules
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
 from engine.digest import EMPTY, KEY_BYTES, Digest
 from engine.names import Lane, lane_of
@@ -46,7 +47,8 @@ _ADVANCE_HEAD = (
 
 
 async def write_commit(conn: AsyncConnection, tenant: str, wanted: Values, expect: Values, now: float) -> Committed:
-    """Writes what differs, with one change row and one revision per lane touched. The heads are locked last.
+    """Writes what differs, with one change row and one revision per lane touched, and the history of the rules. The heads are
+    locked last.
 
     Raises ConflictError if a record does not hold what `expect` says. The caller commits, or rolls back on any error.
     """
@@ -61,6 +63,8 @@ async def write_commit(conn: AsyncConnection, tenant: str, wanted: Values, expec
         of_lane = {key: value for key, value in changes.items() if lane_of(key[0]) is lane}
         if of_lane:
             heads[lane] = await _advance(conn, head, of_lane, before, now)
+            if lane is Lane.URGENT:
+                await record_rules(conn, tenant, heads[lane].revision, of_lane)
     return Committed(len(changes), heads)
 
 

@@ -8,6 +8,7 @@ process that wrote it may have died.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from sidestep.v1 import admin_pb2
@@ -82,6 +83,15 @@ class SidecarTable:
                 break
             after = upto
         return found[:limit]
+
+    async def connected(self, names: Collection[str]) -> set[str]:
+        """Which of them have a stream open."""
+        fresh = SIDECARS.c.recorded_at > time.time() - CONNECTED_FOR_S
+        query = select(SIDECARS.c.sidecar).where(SIDECARS.c.sidecar.in_(names), SIDECARS.c.connected, fresh)
+        with translated_errors():
+            async with self._engine.connect() as conn:
+                found = set((await conn.execute(query)).scalars())
+        return {name for name in names if (self._latest[name].connected if name in self._latest else name in found)}
 
     async def forget(self, seen_before: float) -> int:
         """Removes those not connected and not seen since; returns how many."""

@@ -10,15 +10,18 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from sidestep.v1 import admin_pb2
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, inspect, select
+from sqlalchemy import ColumnElement, Row, and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from controlplane.errors import CompactedError, NotFoundError, SchemaError
+from controlplane.errors import CompactedError, NotFoundError
 from controlplane.store.commit import write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
+from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
+from controlplane.store.rules import Rules, read_rules
+from controlplane.store.schema import ensure_schema
 from controlplane.store.sidecars import SidecarTable
-from controlplane.store.tables import CHANGES, HEADS, METADATA, RECORDS, SCHEMA, SCHEMA_VERSION
+from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
 from engine.names import Lane
 
 T = TypeVar("T")
@@ -29,7 +32,6 @@ Entries = list[Entry]
 Sidecars = list[admin_pb2.SidecarStatus]
 
 MAX_PAGE = 1_000
-_FIRST_EPOCH = 1
 _BATCH = 1_000
 # A deletion of many large rows keeps the write lock for long; in slices, commits get in between.
 _COMPACT_SLICE = 32
@@ -50,10 +52,11 @@ class Store:
         self._running: set[asyncio.Task[Any]] = set()
         self._watchers: list[Callable[[Iterable[Head]], None]] = []
         self._sidecars = SidecarTable(engine)
+        self.journals = JournalTable(engine, self._writing)
 
     @classmethod
     async def open(cls, url: str) -> Store:
-        """Opens the database, making its schema if it is empty.
+        """Opens the database, making its schema if it is empty, bringing it up to date if it is older.
 
         Raises SettingsError for a URL that cannot be served, SchemaError for a foreign or newer database.
         """
@@ -61,16 +64,17 @@ class Store:
         try:
             with translated_errors():
                 async with for_writing(engine).begin() as conn:
-                    await _ensure_schema(conn)
+                    await ensure_schema(conn)
         except BaseException:
             await engine.dispose()
             raise
         return cls(engine)
 
     async def close(self) -> None:
-        """Lets running commits finish, writes the sidecars' last statuses and closes every connection."""
+        """Lets running commits and reports finish, writes the sidecars' last statuses and closes every connection."""
         if self._running:
             await asyncio.wait(self._running)
+        await self.journals.close()
         try:
             await self.flush_sidecars()
         finally:
@@ -219,6 +223,14 @@ class Store:
                 raise NotFoundError(f"tenants/{tenant}")
             yield _to_head(row), _lane_batches(conn, tenant, lane)
 
+    async def rules(self, tenant: str, epoch: int, revision: int) -> Rules:
+        """The policies and settings at a revision of the urgent lane, and the range in which they hold.
+
+        Raises NotFoundError, saying why, for an unknown tenant and for a revision whose rules were never recorded here.
+        """
+        async with self._reading() as conn:
+            return await read_rules(conn, tenant, epoch, revision)
+
     # Sidecars
 
     def record_sidecar(self, status: admin_pb2.SidecarStatus) -> None:
@@ -231,6 +243,10 @@ class Store:
         A cursor of revision 0 and epoch 0 means: follows this lane, has acknowledged nothing.
         """
         return await self._sidecars.read(tenant, after, max(1, min(limit, MAX_PAGE)))
+
+    async def connected_sidecars(self, names: Collection[str]) -> set[str]:
+        """Which of them have a stream open."""
+        return await self._sidecars.connected(names)
 
     async def flush_sidecars(self) -> None:
         """Writes the statuses recorded since the last flush."""
@@ -271,19 +287,6 @@ class Store:
         with translated_errors():
             async with self._writer.begin() as conn:
                 yield conn
-
-
-async def _ensure_schema(conn: AsyncConnection) -> None:
-    tables = set(await conn.run_sync(lambda sync: inspect(sync).get_table_names()))
-    if not tables:
-        await conn.run_sync(METADATA.create_all)
-        await conn.execute(insert(SCHEMA), {"id": 1, "version": SCHEMA_VERSION, "epoch": _FIRST_EPOCH})
-        return
-    if not tables.issuperset(METADATA.tables):
-        raise SchemaError("the database holds tables that are not Sidestep's")
-    version = await conn.scalar(select(SCHEMA.c.version))
-    if version != SCHEMA_VERSION:
-        raise SchemaError(f"the database has schema version {version}; this program knows {SCHEMA_VERSION}")
 
 
 async def _lane_batches(conn: AsyncConnection, tenant: str, lane: Lane) -> Batches:

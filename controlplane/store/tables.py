@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
-SCHEMA_VERSION = 1
+# 2: journal chains and anchors, history of the rules.
+SCHEMA_VERSION = 2
 
 METADATA = MetaData()
 
@@ -63,3 +64,63 @@ SIDECARS = Table(
     Column("status", LargeBinary, nullable=False),
 )
 Index("sidecars_seen", SIDECARS.c.seen_at)
+
+# Where each chain of a sidecar's journal stands: what sidestep.v1.JournalChain says, its hash of the last record included.
+JOURNAL_CHAINS = Table(
+    "journal_chains",
+    METADATA,
+    Column("sidecar", Text, primary_key=True),
+    Column("chain", Text, primary_key=True),
+    Column("records", BigInteger, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("settled", BigInteger, nullable=False),
+    Column("quarantined", BigInteger, nullable=False),
+    Column("discarded", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False),
+    Column("unrecorded", BigInteger, nullable=False),
+    Column("spooled", BigInteger, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    # By the sidecar's clock, Unix ns: tells a late or repeated report from a newer one.
+    Column("reported_ns", BigInteger, nullable=False),
+    # By ours.
+    Column("first_report_at", Double, nullable=False),
+    Column("last_report_at", Double, nullable=False),
+    # When `records` and `head` last changed, and when the newest row of `journal_anchors` was added.
+    Column("head_at", Double, nullable=False),
+    Column("anchored_at", Double, nullable=False),
+    Column("conflicts", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Earlier anchors of a chain, thinned out. The newest is in its row of `journal_chains`.
+JOURNAL_ANCHORS = Table(
+    "journal_anchors",
+    METADATA,
+    Column("sidecar", Text, primary_key=True),
+    Column("chain", Text, primary_key=True),
+    Column("records", BigInteger, primary_key=True, autoincrement=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("reported_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Every version of the records that decisions are made by besides facts: policies and settings. `revision` (of the urgent lane)
+# is the one that brought it; `value` NULL: it was deleted. Never compacted.
+RULE_HISTORY = Table(
+    "rule_history",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("collection", Integer, primary_key=True, autoincrement=False),
+    Column("id", Text, primary_key=True),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", LargeBinary),
+)
+Index("rule_history_revisions", RULE_HISTORY.c.tenant, RULE_HISTORY.c.revision)
+
+# Tenants older than the history, and the first revision at which it knows their rules. Of all others it knows every revision.
+RULE_HISTORY_STARTS = Table(
+    "rule_history_starts",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)

@@ -9,7 +9,6 @@ the journal.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import traceback
 from collections import deque
@@ -17,18 +16,17 @@ from contextlib import ExitStack
 from typing import Final
 
 import lmdb
-import msgspec
-from sidestep.v1 import decision_pb2
 
 from engine.decision import Code
-from engine.errors import SidestepError
 from sidecar.clock import Clock
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
 from sidecar.front.errors import TooLargeError, UnrecordedError, status_of
 from sidecar.front.health import HEALTH_SERVICE, Health, Watchers
-from sidecar.front.servicer import MAX_ENTRIES, SERVICE, DecisionServicer, Verdict, parse_batch, parse_request
+from sidecar.front.question import BatchQuestion, Pending, Question
+from sidecar.front.recorder import Recorder
+from sidecar.front.servicer import MAX_ENTRIES, SERVICE, DecisionServicer, parse_batch, parse_request
+from sidecar.front.traceparent import trace_fields
 from sidecar.front.transport import WAKE_S, Call, Method, StatusCode, Transport
-from sidecar.journal.segment import JournalError, SegmentWriter
 from sidecar.page import WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from sidecar.store.view import ReadView
@@ -65,41 +63,11 @@ def methods(max_message_bytes: int) -> tuple[Method, ...]:
     )
 
 
-class _Question(msgspec.Struct, eq=False):
-    """One request of a call that is not answered yet; with others if the call is an EvaluateBatch."""
-
-    call: Call
-    requests: list[decision_pb2.EvaluateRequest]
-    traceparent: str
-    # Some request wants a min_revision. The call waits for it until then (monotonic; 0: not yet looked at), but once.
-    conditional: bool
-    park_until: float = 0.0
-    parked_out: bool = False
-    # What is to become an EvaluateBatchResponse, how many places are empty, and whether it was answered or failed; None: a
-    # single Evaluate.
-    results: list[bytes] | None = None
-    missing: int = 0
-    ended: bool = False
-    # How many requests have been decided.
-    done: int = 0
-    # Keeps an EvaluateBatch on one view.
-    view: ReadView | None = None
-    held: ExitStack | None = None
-
-
-class _Pending(msgspec.Struct, eq=False, gc=False):
-    """A verdict on its way through the journal."""
-
-    question: _Question
-    index: int
-    verdict: Verdict
-
-
 class WorkerLoop:
     """Serves one transport in the thread that calls `run`.
 
-    `commit` is shared by the loops of a worker: it guards the journal and the slot, which each take one writer.
-    `strict`: without room in the journal nothing is answered, instead of nobody exempted.
+    `recorder` and `slot` are shared by the loops of a worker. `strict`: without room in the journal nothing is answered,
+    instead of nobody exempted.
     """
 
     def __init__(
@@ -107,11 +75,10 @@ class WorkerLoop:
         transport: Transport,
         servicer: DecisionServicer,
         reader: Reader,
-        journal: SegmentWriter,
+        recorder: Recorder,
         slot: WorkerSlot,
         health: Health,
         clock: Clock,
-        commit: threading.Lock,
         *,
         max_message_bytes: int,
         strict: bool,
@@ -119,16 +86,17 @@ class WorkerLoop:
         self._transport = transport
         self._servicer = servicer
         self._reader = reader
-        self._journal = journal
+        self._recorder = recorder
         self._slot = slot
         self._health = health
         self._clock = clock
-        self._commit_lock = commit
         self._max_message_bytes = max_message_bytes
         self._strict = strict
         self._watchers = Watchers(health, transport)
-        self._work: deque[_Question] = deque()
-        self._parked: list[_Question] = []
+        self._work: deque[Question] = deque()
+        self._parked: list[Question] = []
+        # Those that ended in this pass, with decisions to account for.
+        self._ended_batches: list[BatchQuestion] = []
         # When to look at the parked ones again.
         self._look_at = 0.0
         self._log_at = 0.0
@@ -164,12 +132,9 @@ class WorkerLoop:
         """Parses a call into work, or answers it at once if it is about health."""
         try:
             if call.method == _EVALUATE:
-                self._work.append(_question(call, [parse_request(call.payload)]))
+                self._work.append(_question(call))
             elif call.method == _EVALUATE_BATCH:
-                question = _question(call, list(parse_batch(call.payload).requests))
-                question.missing = len(question.requests)
-                question.results = [b""] * question.missing
-                self._work.append(question)
+                self._work.append(self._batch_question(call))
             elif call.method == _CHECK:
                 self._transport.answer(call, self._health.check(call.payload))
             elif call.method == _LIST:
@@ -179,10 +144,24 @@ class WorkerLoop:
         except Exception as error:
             self._fail(call, error)
 
+    def _batch_question(self, call: Call) -> BatchQuestion:
+        requests = list(parse_batch(call.payload).requests)
+        return BatchQuestion(
+            call,
+            requests,
+            call.metadata_value("traceparent"),
+            any(request.HasField("min_revision") for request in requests),
+            id=self._servicer.new_batch(),
+            at=self._clock.wall(),
+            begun=time.monotonic(),
+            results=[b""] * len(requests),
+            missing=len(requests),
+        )
+
     def _pass(self) -> None:
         """Decides what there is time for, records it and answers it."""
-        pending: list[_Pending] = []
-        room = self._has_room()
+        pending: list[Pending] = []
+        room = self._recorder.has_room()
         try:
             if not room and self._strict:
                 raise UnrecordedError("the journal is full")
@@ -190,24 +169,30 @@ class WorkerLoop:
                 self._decide(view, room, pending)
         except Exception as error:
             # Not about one call: there is no data, or none that can be read, or no journal.
-            for question in (*self._work, *self._parked):
-                _give_back(question)
-                question.ended = True
-                self._fail(question.call, error)
-            self._work.clear()
-            self._parked.clear()
-        if pending:
+            self._fail_all(error)
+        if pending or self._ended_batches:
             self._commit(pending, room)
 
-    def _has_room(self) -> bool:
-        try:
-            with self._commit_lock:
-                return self._journal.has_room()
-        except OSError as error:
+    def _fail_all(self, error: Exception) -> None:
+        code, message = status_of(error)
+        if code is StatusCode.INTERNAL:
             self._complain(error)
-            return False
+        for question in (*self._work, *self._parked):
+            question.failed = True
+            self._end(question)
+            self._slot.count_error(code.name.lower())
+            self._transport.fail(question.call, code, message)
+        self._work.clear()
+        self._parked.clear()
 
-    def _decide(self, view: ReadView, room: bool, pending: list[_Pending]) -> None:
+    def _end(self, question: Question) -> None:
+        """Nothing more of it will be decided."""
+        if isinstance(question, BatchQuestion):
+            question.give_back()
+            if question.decided:
+                self._ended_batches.append(question)
+
+    def _decide(self, view: ReadView, room: bool, pending: list[Pending]) -> None:
         work = self._work
         begun = time.monotonic()
         if self._parked and begun >= self._look_at:
@@ -227,20 +212,18 @@ class WorkerLoop:
             if time.monotonic() - begun >= BATCH_WORK_S:
                 return
 
-    def _advance(self, question: _Question, view: ReadView, now: float, room: bool, pending: list[_Pending]) -> None:
+    def _advance(self, question: Question, view: ReadView, now: float, room: bool, pending: list[Pending]) -> None:
         """Decides the question, or a slice of it, or lets it wait."""
         if question.call.cancelled:
-            _give_back(question)
+            self._end(question)
         elif question.conditional and self._park(question, view):
             self._parked.append(question)
-        elif question.results is None:
-            self._decide_one(question, 0, view, now, room, pending)
-        else:
+        elif isinstance(question, BatchQuestion):
             self._decide_slice(question, view, now, room, pending)
-            if question.done < len(question.requests):
-                self._work.append(question)
+        else:
+            self._decide_one(question, 0, view, now, room, pending)
 
-    def _park(self, question: _Question, view: ReadView) -> bool:
+    def _park(self, question: Question, view: ReadView) -> bool:
         """Whether the call is to wait for its min_revision."""
         if question.parked_out or question.done:
             return False
@@ -251,17 +234,16 @@ class WorkerLoop:
         now = time.monotonic()
         if not question.park_until and len(self._parked) < MAX_PARKED and not self._health.draining:
             question.park_until = min(now + PARK_S, question.call.deadline - 2 * DEADLINE_MARGIN_S)
-            with self._commit_lock:
-                self._slot.add(WorkerWord.PARKED)
+            self._slot.add(WorkerWord.PARKED)
         if now < question.park_until:
             return True
         question.parked_out = True
         return False
 
     def _decide_slice(
-        self, question: _Question, view: ReadView, now: float, room: bool, pending: list[_Pending]
+        self, question: BatchQuestion, view: ReadView, now: float, room: bool, pending: list[Pending]
     ) -> None:
-        """Decides the next entries of an EvaluateBatch, all of them over the view of the first."""
+        """Decides the next requests of an EvaluateBatch, all of them over the view of the first."""
         if question.view is None:
             question.held = ExitStack()
             question.view = question.held.enter_context(self._reader.view())
@@ -269,131 +251,126 @@ class WorkerLoop:
         for index in range(question.done, end):
             self._decide_one(question, index, question.view, now, room, pending)
         question.done = end
-        if end == len(question.requests):
-            _give_back(question)
+        if end < len(question.requests):
+            self._work.append(question)
+        else:
+            self._end(question)
 
     def _decide_one(
-        self, question: _Question, index: int, view: ReadView, now: float, room: bool, pending: list[_Pending]
+        self, question: Question, index: int, view: ReadView, now: float, room: bool, pending: list[Pending]
     ) -> None:
         request = question.requests[index]
+        batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
-            if question.results is not None and request.ByteSize() > self._max_message_bytes:
+            if batch and request.ByteSize() > self._max_message_bytes:
                 raise TooLargeError(f"the entry has {request.ByteSize()} bytes, the limit is {self._max_message_bytes}")
             if question.call.deadline - time.monotonic() < DEADLINE_MARGIN_S:
-                verdict = self._servicer.give_up(request, question.traceparent, view, now, Code.DEADLINE)
+                verdict = self._servicer.give_up(request, question.traceparent, view, now, Code.DEADLINE, batch=batch)
             else:
                 behind = question.parked_out and not self._servicer.min_revision_reached(request, view)
                 verdict = self._servicer.evaluate(
-                    request, question.traceparent, view, now, journal_full=not room, behind=behind
+                    request, question.traceparent, view, now, batch=batch, journal_full=not room, behind=behind
                 )
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails
         except Exception as error:
             self._reject(question, index, error)
         else:
-            pending.append(_Pending(question, index, verdict))
+            pending.append(Pending(question, index, verdict))
+            if isinstance(question, BatchQuestion):
+                question.decided += 1
 
-    def _commit(self, pending: list[_Pending], room: bool) -> None:
+    def _commit(self, pending: list[Pending], room: bool) -> None:
         """Appends all records in one write, then answers."""
-        recorded = False
-        with self._commit_lock:
-            if room:
-                records = [item.verdict.record for item in pending]
-                try:
-                    self._journal.append(records)
-                except JournalError as error:
-                    self._complain(error)
-                else:
-                    recorded = True
-                    self._slot.add(WorkerWord.JOURNAL_RECORDS, len(records))
-                    self._slot.add(WorkerWord.JOURNAL_BYTES, sum(map(len, records)))
-            self._slot.set(WorkerWord.JOURNAL_FULL, 0 if recorded else 1)
-        if not recorded:
-            if self._strict:
-                for item in pending:
-                    self._reject(item.question, item.index, UnrecordedError("the decision could not be recorded"))
-                return
-            pending = self._off_the_record(pending)
-        with self._commit_lock:
-            if not recorded:
-                self._slot.add(WorkerWord.UNRECORDED, len(pending))
-            for item in pending:
-                decision = item.verdict.decision
-                self._slot.count_decision(OUTCOMES[decision.outcome], BASES[decision.basis], item.verdict.duration_s)
+        ended, self._ended_batches = self._ended_batches, []
+        kept = 0
+        if room:
+            kept = self._recorder.record(
+                [item.verdict.record for item in pending], [question.record() for question in ended]
+            )
+        for item in pending[:kept]:
+            if isinstance(item.question, BatchQuestion):
+                item.question.recorded += 1
+        if not room or kept < len(pending):
+            pending = pending[:kept] + self._off_the_record(pending[kept:])
+            for question in ended:
+                if question.recorded:
+                    self._recorder.owe(question.record())
+        for item in pending:
+            decision = item.verdict.decision
+            self._slot.count_decision(OUTCOMES[decision.outcome], BASES[decision.basis], item.verdict.duration_s)
         for item in pending:
             self._resolve(item.question, item.index, item.verdict.answer)
 
-    def _off_the_record(self, pending: list[_Pending]) -> list[_Pending]:
-        """The verdicts without exemptions."""
+    def _off_the_record(self, pending: list[Pending]) -> list[Pending]:
+        """Of verdicts that could not be recorded, those to be answered all the same."""
         left = []
         for item in pending:
-            try:
-                item.verdict = self._servicer.without_exemption(item.verdict)
-            except Exception as error:
-                self._reject(item.question, item.index, error)
-            else:
+            if not item.question.failed and self._take_back(item):
                 left.append(item)
+            elif isinstance(item.question, BatchQuestion):
+                item.question.decided -= 1
+        if left:
+            self._recorder.unrecorded(len(left))
         return left
 
-    def _resolve(self, question: _Question, index: int, answer: bytes) -> None:
+    def _take_back(self, item: Pending) -> bool:
+        """Takes back an exemption. Whether the verdict may be answered then: not in strict mode, and its request is failed."""
+        try:
+            if self._strict:
+                raise UnrecordedError("the decision could not be recorded")
+            item.verdict = self._servicer.without_exemption(item.verdict)
+        except Exception as error:
+            self._reject(item.question, item.index, error)
+            return False
+        return True
+
+    def _resolve(self, question: Question, index: int, answer: bytes) -> None:
         """An answer for one request; it leaves once the call's other requests have theirs."""
-        if question.results is None:
-            self._transport.answer(question.call, answer)
-        else:
+        if isinstance(question, BatchQuestion):
             self._place(question, index, batch_result(answer))
-
-    def _reject(self, question: _Question, index: int, error: BaseException) -> None:
-        """An error in the place of one request's answer."""
-        if question.results is None:
-            self._fail(question.call, error)
         else:
-            code, message = self._status(error)
-            self._place(question, index, batch_error(code, message))
+            self._transport.answer(question.call, answer)
 
-    def _place(self, question: _Question, index: int, result: bytes) -> None:
-        results = question.results
-        if results is None or question.ended:
-            return
-        results[index] = result
+    def _reject(self, question: Question, index: int, error: BaseException) -> None:
+        """An error in the place of one request's answer."""
+        if isinstance(question, BatchQuestion):
+            code, message = self._status(error, question.call)
+            self._place(question, index, batch_error(code, message))
+        else:
+            self._fail(question.call, error)
+
+    def _place(self, question: BatchQuestion, index: int, result: bytes) -> None:
+        question.results[index] = result
         question.missing -= 1
-        if not question.missing:
-            question.ended = True
-            self._transport.answer(question.call, b"".join(results))
+        if not question.missing and not question.failed:
+            self._transport.answer(question.call, b"".join(question.results))
 
     def _fail(self, call: Call, error: BaseException) -> None:
-        code, message = self._status(error)
+        code, message = self._status(error, call)
         self._transport.fail(call, code, message)
 
-    def _status(self, error: BaseException) -> tuple[StatusCode, str]:
+    def _status(self, error: BaseException, call: Call) -> tuple[StatusCode, str]:
         """What to tell the caller, once it has been counted."""
         code, message = status_of(error)
         if code is StatusCode.INTERNAL:
-            self._complain(error)
-        with self._commit_lock:
-            self._slot.count_error(code.name.lower())
+            self._complain(error, call)
+        self._slot.count_error(code.name.lower())
         return code, message
 
-    def _complain(self, error: BaseException) -> None:
+    def _complain(self, error: BaseException, call: Call | None = None) -> None:
         """Logs a fault of ours, at most once a second, by its kind and place: messages may hold personal data."""
         now = time.monotonic()
         if now < self._log_at:
             return
         self._log_at = now + _LOG_EVERY_S
-        if isinstance(error, SidestepError):
-            _log.error("%s: %s", type(error).__name__, error)
-            return
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-        _log.error("a call failed: %s at %s", type(error).__name__, place)
+        # Which call it was, the caller's trace tells.
+        trace = {} if call is None else trace_fields(call.metadata_value("traceparent"))
+        _log.error("a call failed: %s at %s", type(error).__name__, place, extra=trace)
 
 
-def _question(call: Call, requests: list[decision_pb2.EvaluateRequest]) -> _Question:
-    conditional = any(request.HasField("min_revision") for request in requests)
-    return _Question(call, requests, call.metadata_value("traceparent"), conditional)
-
-
-def _give_back(question: _Question) -> None:
-    """Ends the view of an EvaluateBatch, if it holds one."""
-    if question.held is not None:
-        question.held.close()
-        question.held = question.view = None
+def _question(call: Call) -> Question:
+    request = parse_request(call.payload)
+    return Question(call, [request], call.metadata_value("traceparent"), request.HasField("min_revision"))

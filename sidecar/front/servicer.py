@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -15,13 +13,12 @@ from engine.decide import decide, fail_safe
 from engine.decision import Basis, Code, Decision
 from engine.errors import InvalidInputError
 from engine.explain import explain
-from engine.facts import Facts
 from engine.names import check_tenant
-from engine.rules import TenantRules
 from sidecar.clock import Clock
 from sidecar.front.answer import Answers
 from sidecar.front.decision_id import DecisionIds
-from sidecar.gather.gatherer import GatherConfig, Gatherer
+from sidecar.front.disclosure import Disclosure
+from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
 from sidecar.journal.record import Record, encode_record
 from sidecar.store.view import ReadView
 
@@ -38,9 +35,9 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
 
     request: decision_pb2.EvaluateRequest
     traceparent: str
-    decision_id: bytes
-    facts: Facts
-    rules: TenantRules
+    # Of the EvaluateBatch it belongs to; empty: of none.
+    batch: bytes
+    gathered: Gathered
     decision: Decision
     duration_s: float
     record: bytes
@@ -50,14 +47,16 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
 class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
-    `diagnose`: whether callers that ask get an explanation.
+    `diagnose`: whether callers that ask get an explanation. `disclosure`: what records may say of a person.
     """
 
-    def __init__(self, config: GatherConfig, clock: Clock, *, diagnose: bool) -> None:
+    def __init__(
+        self, config: GatherConfig, clock: Clock, *, diagnose: bool, disclosure: Disclosure | None = None
+    ) -> None:
         self._gatherer = Gatherer(config)
-        self._default_tenant = config.default_tenant
         self._clock = clock
         self._diagnose = diagnose
+        self._disclosure = disclosure or Disclosure()
         self._ids = DecisionIds()
         self._answers = Answers()
 
@@ -68,33 +67,48 @@ class DecisionServicer:
         view: ReadView,
         now: float,
         *,
+        batch: bytes = b"",
         journal_full: bool = False,
         behind: bool = False,
     ) -> Verdict:
         """Decides one request at `now`. Raises as `Gatherer.gather`."""
         begun = time.perf_counter()
-        facts, rules = self._gatherer.gather(
+        gathered = self._gatherer.gather(
             request, view, now, clock=self._clock, journal_full=journal_full, behind=behind
         )
-        return self._verdict(request, traceparent, facts, rules, decide(facts, rules), begun)
+        decision = decide(gathered.facts, gathered.rules)
+        return self._verdict(request, traceparent, batch, gathered, decision, begun)
 
     def give_up(
-        self, request: decision_pb2.EvaluateRequest, traceparent: str, view: ReadView, now: float, code: Code
+        self,
+        request: decision_pb2.EvaluateRequest,
+        traceparent: str,
+        view: ReadView,
+        now: float,
+        code: Code,
+        *,
+        batch: bytes = b"",
     ) -> Verdict:
         """The fail-safe verdict, for want of time to look anything up. Raises as `Gatherer.gather`."""
         begun = time.perf_counter()
-        rules = self._gatherer.rules(request, view)
-        facts = Facts(now, request.tenant or self._default_tenant, request.action.name)
-        return self._verdict(request, traceparent, facts, rules, fail_safe(facts.action, rules, code), begun)
+        gathered = self._gatherer.outline(request, view, now)
+        decision = fail_safe(gathered.facts.action, gathered.rules, code)
+        return self._verdict(request, traceparent, batch, gathered, decision, begun)
 
     def without_exemption(self, verdict: Verdict) -> Verdict:
         """The verdict as it has to be if it cannot be recorded: nobody is exempted off the record."""
         if verdict.decision.basis is not Basis.EXEMPTION_GRANT:
             return verdict
         begun = time.perf_counter()
-        facts = msgspec.structs.replace(verdict.facts, journal_full=True)
-        decision = decide(facts, verdict.rules)
-        return self._verdict(verdict.request, verdict.traceparent, facts, verdict.rules, decision, begun)
+        facts, rules, secret = verdict.gathered
+        facts = msgspec.structs.replace(facts, journal_full=True)
+        gathered = Gathered(facts, rules, secret)
+        decision = decide(facts, rules)
+        return self._verdict(verdict.request, verdict.traceparent, verdict.batch, gathered, decision, begun)
+
+    def new_batch(self) -> bytes:
+        """An id for an EvaluateBatch (16 bytes, UUIDv7), which sorts before those of its decisions."""
+        return self._ids.next()
 
     def min_revision_reached(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> bool:
         """Whether the view is as new as the request demands. True of a request that names no possible tenant: evaluating it
@@ -110,38 +124,49 @@ class DecisionServicer:
         self,
         request: decision_pb2.EvaluateRequest,
         traceparent: str,
-        facts: Facts,
-        rules: TenantRules,
+        batch: bytes,
+        gathered: Gathered,
         decision: Decision,
         begun: float,
     ) -> Verdict:
         duration_s = time.perf_counter() - begun
+        facts, rules, secret = gathered
         decision_id = self._ids.next()
         explanation = None
         # A fail-safe answer was not derived from facts.
         if request.explain and self._diagnose and decision.reasons[0].code is not Code.DEADLINE:
             explanation = explain(facts, rules, decision)
+        shown, withheld = self._disclosure.facts(facts)
+        hashed, user_id = self._disclosure.user(secret, request.subject.id)
         record = Record(
             decision_id=decision_id,
             at=facts.now,
             duration_us=round(duration_s * 1e6),
-            facts=facts,
+            facts=shown,
             decision=decision,
             request_id=request.request_id,
-            traceparent=traceparent if len(traceparent) <= _MAX_TRACEPARENT else "",
-            client_address=network_of(request.context.ip) if request.context.ip else "",
+            traceparent=kept_traceparent(traceparent),
+            user_hash=hashed,
+            user_id=user_id,
+            client_address=self._disclosure.address(request.context.ip),
+            withheld=withheld,
+            batch=batch,
         )
         return Verdict(
             request,
             traceparent,
-            decision_id,
-            facts,
-            rules,
+            batch,
+            gathered,
             decision,
             duration_s,
             encode_record(record),
             self._answers.encode(decision_id, facts, rules, decision, explanation),
         )
+
+
+def kept_traceparent(traceparent: str) -> str:
+    """A traceparent as it is recorded: not at all if it is longer than any."""
+    return traceparent if len(traceparent) <= _MAX_TRACEPARENT else ""
 
 
 def parse_request(payload: bytes) -> decision_pb2.EvaluateRequest:
@@ -161,17 +186,3 @@ def parse_batch(payload: bytes) -> decision_pb2.EvaluateBatchRequest:
     if not 1 <= len(batch.requests) <= MAX_ENTRIES:
         raise InvalidInputError("requests", f"has {len(batch.requests)} entries, 1 to {MAX_ENTRIES} are possible")
     return batch
-
-
-@lru_cache(4096)
-def network_of(address: str) -> str:
-    """An address cut to what does not tell one household from another: /24 of IPv4, /48 of IPv6; empty if it is none."""
-    for family, kept, mapped in ((socket.AF_INET, 3, b""), (socket.AF_INET6, 6, bytes(10) + b"\xff\xff")):
-        try:
-            packed = socket.inet_pton(family, address)
-        except (OSError, ValueError):
-            continue
-        if mapped and packed.startswith(mapped):
-            return socket.inet_ntop(socket.AF_INET, packed[12:15] + bytes(1))
-        return socket.inet_ntop(family, packed[:kept] + bytes(len(packed) - kept))
-    return ""

@@ -13,10 +13,12 @@ from engine.errors import SidestepError
 from engine.names import Lane
 from sidecar.clock import Clock
 from sidecar.config import Config
+from sidecar.front.disclosure import Disclosure
 from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.health import HEALTH_SERVICE, Health
 from sidecar.front.loop import WorkerLoop, methods
 from sidecar.front.native import NativeTransport
+from sidecar.front.recorder import Recorder
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
@@ -93,17 +95,21 @@ class _Worker:
         self._reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
         self._health = Health()
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
-        commit = threading.Lock()
+        self._recorder = Recorder(journal, page, clock)
         self._loops = [
             WorkerLoop(
                 transport,
-                DecisionServicer(gather, clock, diagnose=config.diagnose),
+                DecisionServicer(
+                    gather,
+                    clock,
+                    diagnose=config.diagnose,
+                    disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
+                ),
                 self._reader,
-                journal,
+                self._recorder,
                 page,
                 self._health,
                 clock,
-                commit,
                 max_message_bytes=config.max_message_bytes,
                 strict=config.journal_strict,
             )
@@ -142,6 +148,7 @@ class _Worker:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_LEAVE_S)
+        self._recorder.settle()
         self._journal.close()
         self._reader.close()
         self._page.set_state(State.DEAD)
@@ -157,6 +164,7 @@ class _Worker:
         self._page.set_data(age_s, urgent and urgent.revision, bulk and bulk.revision)
         self._health.loaded = urgent is not None and bulk is not None
         self._page.set_state(State.SERVING if self._health.loaded else State.NOT_LOADED)
+        self._recorder.settle()
         self._beat()
 
     def _beat(self) -> None:

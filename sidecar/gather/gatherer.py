@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import inf
 from typing import NamedTuple
 
-from cachetools import LRUCache
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import decision_pb2, resources_pb2
@@ -35,6 +34,7 @@ from engine.names import SIGNAL_KINDS, Collection, Lane
 from engine.rules import TenantRules
 from sidecar.clock import Clock
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
+from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
 from sidecar.gather.request import Checked, check, seconds
 from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
@@ -43,7 +43,6 @@ from sidecar.store.view import Cursor, ReadView
 
 _SCOPES = {"s": GrantScope.SUBJECT, "r": GrantScope.ROLE, "d": GrantScope.DEVICE}
 _FAULTS = {TokenFault.INVALID: TokenState.INVALID, TokenFault.MISMATCH: TokenState.MISMATCH}
-_SPOT_BUCKET_S = 86400.0
 _RESOURCE_ID = "resource.id"
 MAX_GRANTS = 64
 MAX_ROLES = 64
@@ -75,10 +74,11 @@ class _Loaded(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The facts and the rules to decide them by."""
+    """The facts, the rules to decide them by, and the tenant secret in use, if there is one."""
 
     facts: Facts
     rules: TenantRules
+    secret: bytes | None
 
 
 class Gatherer:
@@ -89,7 +89,6 @@ class Gatherer:
         self._tenants = TenantCache()
         self._tokens = TokenVerifier()
         self._devices = DeviceRecogniser()
-        self._grants: LRUCache[tuple[str, bytes], Grant | None] = LRUCache(4096)
         self._signal_kinds: dict[str, tuple[Cursor, frozenset[str]]] = {}
         self._view: ReadView | None = None
         self._loaded: dict[str, _Loaded] = {}
@@ -122,13 +121,15 @@ class Gatherer:
             request.device.SerializeToString(),
         )
         device, *others = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
-        values = {name: value for name, value in asked.values.items() if name in tenant.rules.request_variables}
-        grants = self._find_grants(view, asked, subject, device.id, tenant, now)
+        readable = tenant.rules.request_variables
+        values = {name: value for name, value in asked.values.items() if name in readable}
+        secret = tenant.secret(now)
+        grants = self._find_grants(view, asked, subject, device.id, secret, now)
         candidates = tuple(
             Candidate(
                 other,
                 _risk(view, signal_kinds, asked, session_id, other.id, now),
-                self._find_grants(view, asked, subject, other.id, tenant, now),
+                self._find_grants(view, asked, subject, other.id, secret, now),
             )
             for other in others
         )
@@ -153,14 +154,16 @@ class Gatherer:
             candidates=candidates,
             values=values,
         )
-        return Gathered(facts, tenant.rules)
+        return Gathered(facts, tenant.rules, secret)
 
-    def rules(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> TenantRules:
-        """The rules a request would be decided by, without looking anything else up: for fail-safe answers. Raises as
-        `gather`."""
+    def outline(self, request: decision_pb2.EvaluateRequest, view: ReadView, now: float) -> Gathered:
+        """The rules a request would be decided by, and facts that know nothing but the
+        revisions: for fail-safe answers. Raises as `gather`."""
         asked = check(request, self._config.default_tenant)
-        cursor, _ = _cursors(view, asked.tenant)
-        return self._tenants.get(view, asked.tenant, cursor).rules
+        cursor, bulk = _cursors(view, asked.tenant)
+        tenant = self._tenants.get(view, asked.tenant, cursor)
+        data = Data(cursor.epoch, cursor.revision, bulk.epoch, bulk.revision)
+        return Gathered(Facts(now, asked.tenant, asked.action, data), tenant.rules, tenant.secret(now))
 
     def min_revision_reached(self, request: decision_pb2.EvaluateRequest, view: ReadView) -> bool:
         """Whether the data is at least as new as the caller asks (urgent lane). True if it asks nothing."""
@@ -209,21 +212,10 @@ class Gatherer:
         value = view.get(Collection.SUBJECTS, tenant, asked.subject)
         if value is None:
             return Subject(roles=claimed, roles_partial=cut or not claimed)
-        record = resources_pb2.Subject()
-        record.ParseFromString(value)
-        roles = tuple(dict.fromkeys((*record.roles, *claimed)))
-        return Subject(
-            known=True,
-            disabled=record.state != resources_pb2.SUBJECT_STATE_ACTIVE,
-            roles=roles[:MAX_ROLES],
-            roles_partial=cut or len(roles) > MAX_ROLES,
-            methods=tuple(record.methods),
-            recovered_at=moment(record.recover_time, record.HasField("recover_time")),
-            failed_attempts=record.failed_attempts,
-        )
+        return _parse_subject(value, claimed, cut)
 
     def _find_grants(
-        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
+        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, secret: bytes | None, now: float
     ) -> tuple[Grant, ...]:
         ids = view.grant_ids(asked.tenant, "s", asked.subject, MAX_GRANTS)
         for role in subject.roles:
@@ -233,17 +225,11 @@ class Gatherer:
         grants = []
         for grant_id in ids:
             value = view.get(Collection.GRANTS, asked.tenant, grant_id)
-            grant = None if value is None else self._grant(grant_id, value)
+            grant = None if value is None else parse_grant(grant_id, value)
             if grant is not None:
-                draw = _spot_draw(tenant, asked, device_id, grant_id, now)
-                grants.append(_drawn(grant, draw))
+                draw = spot_draw(secret, asked.tenant, asked.subject, device_id, grant_id, day_of(now))
+                grants.append(drawn(grant, draw))
         return tuple(grants)
-
-    def _grant(self, grant_id: str, value: bytes) -> Grant | None:
-        key = (grant_id, value)
-        if key not in self._grants:
-            self._grants[key] = _parse_grant(grant_id, value)
-        return self._grants[key]
 
 
 def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
@@ -256,58 +242,21 @@ def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
     return urgent, bulk
 
 
-def _parse_grant(grant_id: str, value: bytes) -> Grant | None:
-    """A stored grant; None if it has no scope or cannot be read whole, and then it exempts nobody: what a newer control plane
-    added to it may be a bound."""
-    record = resources_pb2.Grant()
-    try:
-        record.ParseFromString(value)
-    except DecodeError:
-        return None
-    size = record.ByteSize()
-    record.DiscardUnknownFields()
-    if record.ByteSize() != size:
-        return None
-    scope = record.WhichOneof("scope")
-    if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):
-        return None
-    max_age = record.ceiling.max_age
-    return Grant(
-        id=grant_id,
-        scope=GrantScope(scope),
-        actions=tuple(record.actions),
-        ceiling_acr=record.ceiling.acr,
-        ceiling_max_age_s=max_age.seconds + max_age.nanos / 1e9,
-        active=record.state == resources_pb2.GRANT_STATE_ACTIVE,
-        start_at=moment(record.start_time, record.HasField("start_time")),
-        expire_at=moment(record.expire_time, record.HasField("expire_time")),
-        condition=record.condition,
+@lru_cache(4096)
+def _parse_subject(value: bytes, claimed: tuple[str, ...], cut: bool) -> Subject:
+    """A stored subject, with the roles a token claims for it. `cut`: it may have others."""
+    record = resources_pb2.Subject()
+    record.ParseFromString(value)
+    roles = tuple(dict.fromkeys((*record.roles, *claimed)))
+    return Subject(
+        known=True,
+        disabled=record.state != resources_pb2.SUBJECT_STATE_ACTIVE,
+        roles=roles[:MAX_ROLES],
+        roles_partial=cut or len(roles) > MAX_ROLES,
+        methods=tuple(record.methods),
+        recovered_at=moment(record.recover_time, record.HasField("recover_time")),
+        failed_attempts=record.failed_attempts,
     )
-
-
-def _drawn(grant: Grant, draw: float) -> Grant:
-    return Grant(
-        grant.id,
-        grant.scope,
-        grant.actions,
-        grant.ceiling_acr,
-        grant.ceiling_max_age_s,
-        grant.active,
-        grant.start_at,
-        grant.expire_at,
-        grant.condition,
-        draw,
-    )
-
-
-def _spot_draw(tenant: Tenant, asked: Checked, device_id: str, grant_id: str, now: float) -> float:
-    """Uniform in [0, 1), the same for a day, so that retrying does not redraw. Without a usable secret 0: always checked."""
-    secret = next((secret for secret in tenant.secrets if secret.usable(now)), None)
-    if secret is None:
-        return 0.0
-    parts = (asked.tenant, asked.subject, device_id, grant_id, str(int(now // _SPOT_BUCKET_S)))
-    drawn = hmac.digest(secret.key, b"spot-check\0" + "\0".join(parts).encode(), "sha256")
-    return int.from_bytes(drawn[:6], "big") / 2**48
 
 
 def _reads_resource_id(rules: TenantRules, grants: Iterable[Grant]) -> bool:
@@ -333,11 +282,13 @@ def _session(
     issued_at = verified.issued_at if verified else None
     if issued_at is not None:
         active_at = issued_at if active_at is None else max(active_at, issued_at)
-    named = {session_id, asked.session} - {""}
+    revoked = bool(session_id) and view.get(Collection.REVOKED_SESSIONS, asked.tenant, session_id) is not None
+    if asked.session and asked.session != session_id:
+        revoked |= view.get(Collection.REVOKED_SESSIONS, asked.tenant, asked.session) is not None
     return Session(
         # A token alone does not name a session: what has no id cannot be revoked.
-        presented=bool(named),
-        revoked=any(view.get(Collection.REVOKED_SESSIONS, asked.tenant, name) is not None for name in named),
+        presented=bool(session_id or asked.session),
+        revoked=revoked,
         token=_token_state(token),
         token_detail=token.detail if token else "",
         proved=bool(verified and verified.jkt and token and token.proof_jkt == verified.jkt),

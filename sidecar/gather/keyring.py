@@ -7,9 +7,8 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from engine.rules import MAX_CLOCK_SKEW_S
 from sidecar.gather.jws import ALGORITHMS, JwkError, PublicKey, read_jwk
-
-MAX_CLOCK_SKEW_S = 300.0
 
 _generations = itertools.count(1)
 

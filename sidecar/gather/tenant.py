@@ -12,15 +12,13 @@ from sidestep.v1 import resources_pb2
 
 from engine import fingerprint
 from engine.acr import AcrOrder
-from engine.clauses import Clause
-from engine.errors import InvalidInputError
-from engine.facts import Evidence, Posture
-from engine.methods import DEFAULT_CATALOGUE, Method
+from engine.facts import Posture
 from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
-from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, TenantRules, compile_policy
-from sidecar.gather.keyring import MAX_CLOCK_SKEW_S, IssuerKey, IssuerRule, KeyRing
+from engine.rules import TenantRules, compile_policy
+from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
+from sidecar.gather.rules import acr_order, clock_skew_s, tenant_rules
 from sidecar.store.view import Cursor, ReadView
 
 _log = logging.getLogger(__name__)
@@ -56,10 +54,18 @@ class Tenant(NamedTuple):
     ring: KeyRing
     catalogue: fingerprint.Catalogue
     fingerprint_keys: dict[str, Secret]
+    # Newest first.
     secrets: tuple[Secret, ...]
     posture: Posture
     posture_changed_at: float | None
     exemptions_off: bool
+
+    def secret(self, now: float) -> bytes | None:
+        """The newest tenant secret that may be used at `now`: for the spot-check draw and `user.hash`."""
+        for secret in self.secrets:
+            if secret.usable(now):
+                return secret.key
+        return None
 
 
 class TenantCache:
@@ -89,9 +95,9 @@ class TenantCache:
         policy_rows = tuple(view.scan(Collection.POLICIES, tenant))
         key_rows = tuple(view.scan(Collection.KEYS, tenant))
         settings = _kept(parts, "settings", settings_bytes, lambda: _settings(settings_bytes))
-        order = _kept(parts, "order", settings_bytes, lambda: _order(settings))
+        order = _kept(parts, "order", settings_bytes, lambda: acr_order(settings))
         compiled = _kept(parts, "policies", policy_rows, lambda: self._policies(parts, policy_rows))
-        rules = _kept(parts, "rules", (settings_bytes, policy_rows), lambda: _rules(settings, order, compiled))
+        rules = _kept(parts, "rules", (settings_bytes, policy_rows), lambda: tenant_rules(settings, compiled, order))
         ring, fingerprint_keys, secrets = _kept(
             parts, "keys", (settings_bytes, key_rows), lambda: _keys(settings, order, key_rows)
         )
@@ -150,45 +156,6 @@ def _settings(value: bytes) -> resources_pb2.Settings:
     return _parse(resources_pb2.Settings, value)
 
 
-def _order(settings: resources_pb2.Settings) -> AcrOrder:
-    try:
-        return AcrOrder((edge.higher, edge.lower) for edge in settings.acr_edges)
-    except InvalidInputError as error:
-        # The control plane refuses cycles. Without the tenant's edges fewer levels imply others, which is the safe side.
-        _log.error("acr edges cannot be used, the presets hold alone: %s", error)
-        return AcrOrder()
-
-
-def _rules(settings: resources_pb2.Settings, order: AcrOrder, policies: tuple[Policy, ...] | None) -> TenantRules:
-    methods = tuple(Method(m.id, m.acr, tuple(m.amr), m.rank) for m in settings.methods) or DEFAULT_CATALOGUE
-    top = DEFAULT_TOP
-    if settings.HasField("top_requirement"):
-        stated = settings.top_requirement
-        top = Clause(
-            DEFAULT_TOP.name,
-            # The control plane stores both; what is missing all the same demands no less than without a record.
-            stated.acr or DEFAULT_TOP.acr,
-            stated.max_age.seconds + stated.max_age.nanos / 1e9
-            if stated.HasField("max_age")
-            else DEFAULT_TOP.max_age_s,
-            evidence=Evidence.ASSERTED if stated.evidence == resources_pb2.EVIDENCE_ASSERTED else Evidence.VERIFIED,
-        )
-    return TenantRules(
-        policies or (),
-        order=order,
-        methods=methods,
-        top=top,
-        risk_ceiling=settings.risk_ceiling if settings.HasField("risk_ceiling") else None,
-        clock_skew_s=_clock_skew_s(settings),
-    )
-
-
-def _clock_skew_s(settings: resources_pb2.Settings) -> float:
-    if not settings.HasField("clock_skew"):
-        return DEFAULT_CLOCK_SKEW_S
-    return min(max(settings.clock_skew.seconds + settings.clock_skew.nanos / 1e9, 0.0), MAX_CLOCK_SKEW_S)
-
-
 def _keys(
     settings: resources_pb2.Settings, order: AcrOrder, rows: Iterable[tuple[str, bytes]]
 ) -> tuple[KeyRing, dict[str, Secret], tuple[Secret, ...]]:
@@ -205,11 +172,12 @@ def _keys(
             fingerprint_keys[key_id] = Secret(key.secret, start_at, expire_at)
         elif key.kind == resources_pb2.KEY_KIND_TENANT and key.secret:
             secrets.append(Secret(key.secret, start_at, expire_at))
+    secrets.sort(key=lambda secret: float("-inf") if secret.start_at is None else secret.start_at, reverse=True)
     issuers = [
         IssuerRule(i.issuer, frozenset(i.audiences), tuple(i.max_acrs), frozenset(i.algorithms))
         for i in settings.issuers
     ]
-    ring = KeyRing(issuers, issuer_keys, _clock_skew_s(settings), order.implies)
+    ring = KeyRing(issuers, issuer_keys, clock_skew_s(settings), order.implies)
     for problem in ring.problems:
         _log.warning("issuer or key left out: %s", problem)
     return ring, fingerprint_keys, tuple(secrets)

@@ -1,6 +1,7 @@
-"""The shipper's cursor: how far each segment has been acknowledged, in a small file beside the segments.
+"""The shipper's cursor: how far each segment has been dealt with, and what became of each chain's records.
 
-It may lag behind what was acknowledged (then some records are sent twice) and is never ahead of it.
+A small file beside the segments. It may lag behind the truth by what was acknowledged since it was saved (those records are
+sent again) and is never ahead of it. Positions and tallies are saved as one, so a record that is sent twice is counted once.
 """
 
 from __future__ import annotations
@@ -13,29 +14,56 @@ import msgspec
 from sidecar.journal.reader import Position
 from sidecar.journal.segment import sync_directory
 
-_NAME = "cursor"
+CURSOR_FILE = "cursor"
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What became of one chain's records. Only ever rises.
+
+    Fields as in `JournalChain` of sidestep/v1/report.proto.
+    """
+
+    # All records below this number are delivered, quarantined, discarded or known to be lost.
+    settled: int = 0
+    # Chain hash of the last of them, or of the last spooled one; empty: not known.
+    head: bytes = b""
+    quarantined: int = 0
+    discarded: int = 0
+    lost: int = 0
+    # Records copied to the spool: those from `settled` on, which will not be settled here any more.
+    spooled: int = 0
 
 
 class CursorFile(msgspec.Struct):
-    """`segments`: acknowledged up to here. `next`: per writer, its chain and the sequence number due next."""
+    """`segments`: dealt with up to here. `chains`: the tally of every chain that has segments or is still to be reported."""
 
     segments: dict[str, Position] = {}
-    next: dict[str, tuple[str, int]] = {}
+    chains: dict[str, Tally] = {}
 
-    def save(self, directory: Path) -> None:
-        """Replaces the file, durably. Raises OSError."""
-        fresh = directory / (_NAME + ".new")
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.encode(self))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(directory / _NAME)
-        sync_directory(directory)
+    def encode(self) -> bytes:
+        """The file's content."""
+        return msgspec.json.encode(self)
 
 
-def load_cursor(directory: Path) -> CursorFile:
-    """Reads the file; an empty cursor if there is none or it is damaged, so that everything is sent (again)."""
+def save_cursor(directory: Path, content: bytes) -> None:
+    """Replaces the file with `CursorFile.encode()`'s bytes, durably. Raises OSError."""
+    replace_file(directory / CURSOR_FILE, content)
+
+
+def load_cursor(directory: Path) -> CursorFile | None:
+    """Reads the file; None if there is none or it is damaged: then everything is sent (again)."""
     try:
-        return msgspec.json.decode((directory / _NAME).read_bytes(), type=CursorFile)
+        return msgspec.json.decode((directory / CURSOR_FILE).read_bytes(), type=CursorFile)
     except (FileNotFoundError, msgspec.MsgspecError):
-        return CursorFile()
+        return None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a small file so that, whatever happens, either the old or the new content is there. Raises OSError."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)

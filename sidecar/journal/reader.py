@@ -6,11 +6,15 @@ import fcntl
 import os
 import zlib
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
-from sidecar.journal.segment import FRAME, HEADER, MAGIC, MAX_RECORD_BYTES, JournalError
+from sidecar.journal.segment import FORMAT, FRAME, HEADER, MAGIC, MAX_RECORD_BYTES, JournalError, checksum
 
+_LENGTH = Struct("<I")
 _CHUNK_BYTES = 512 << 10
+_HOP_BYTES = 64 << 10
+_SLICE_RECORDS = 512
 # Holds a damaged record and the one behind it, however large.
 _LARGEST_BYTES = 2 * (MAX_RECORD_BYTES + FRAME.size)
 
@@ -23,10 +27,14 @@ class Position(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One record, and the place behind it. `skipped`: records before it that are damaged, and so gone."""
+    """One record with its chain hash, and the place behind it.
+
+    `skipped`: records before it that are damaged, and so gone.
+    """
 
     sequence: int
     payload: bytes
+    hash: bytes
     after: Position
     skipped: int
 
@@ -34,16 +42,19 @@ class Entry(NamedTuple):
 class SegmentReader:
     """Reads one segment from a position on (None: from its beginning). Holds no lock; used by one thread.
 
-    Raises JournalError if the file is no segment or its header is damaged, FileNotFoundError if there is none.
+    `first`: the place of its first record; `previous`: the chain hash before that. Raises JournalError if the file is no
+    segment, of another format, or its header is damaged; FileNotFoundError if there is none.
     """
 
     def __init__(self, path: Path, position: Position | None = None) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             header = os.pread(self._fd, HEADER.size, 0)
+            if header.startswith(MAGIC) and header[len(MAGIC) :][:1] not in (b"", bytes((FORMAT,))):
+                raise JournalError(f"{path}: its header says format {header[len(MAGIC)]}; this version reads {FORMAT}")
             if len(header) < HEADER.size:
                 raise JournalError(f"{path}: cut within its header")
-            magic, first, self.created_ms, crc = HEADER.unpack(header)
+            magic, _, first, self.created_ms, self.previous, crc = HEADER.unpack(header)
             if magic != MAGIC or crc != zlib.crc32(header[:-4]):
                 raise JournalError(f"{path}: its header is damaged")
         except BaseException:
@@ -72,22 +83,61 @@ class SegmentReader:
             entries = self._parse(os.pread(self._fd, _LARGEST_BYTES, self.position.offset), max_records)
         return entries
 
+    def last(self) -> Entry | None:
+        """The last whole record behind the position, which moves behind it; None if there is none.
+
+        Hops from length to length and examines that record's checksum only; if it is wrong, everything is read instead.
+        """
+        start = self.position
+        found = self._hop(start)
+        if found is None:
+            return None
+        self.position = found
+        entries = self.read(1)
+        if entries:
+            return entries[0]
+        self.position = start
+        last = None
+        while entries := self.read(_SLICE_RECORDS):
+            last = entries[-1]
+        return last
+
+    def _hop(self, start: Position) -> Position | None:
+        """The place of the last frame that lies within the file by its own account."""
+        size = os.fstat(self._fd).st_size
+        at, sequence = start
+        found = None
+        while at < size:
+            data = os.pread(self._fd, _HOP_BYTES, at)
+            base = at
+            while at - base + FRAME.size <= len(data):
+                (length,) = _LENGTH.unpack_from(data, at - base)
+                end = at + FRAME.size + length
+                if not 0 < length <= MAX_RECORD_BYTES or end > size:
+                    return found
+                found = Position(at, sequence)
+                at, sequence = end, sequence + 1
+            if at == base:  # less than a frame
+                return found
+        return found
+
     def _parse(self, data: bytes, max_records: int) -> list[Entry]:
         start = self.position
         entries: list[Entry] = []
         at, skipped = 0, 0
         while len(entries) < max_records:
-            end = _sound(data, at)
-            if end is None:
+            found = _sound(data, at)
+            if found is None:
                 behind = _end(data, at)
                 if behind is None or _sound(data, behind) is None:
                     break
                 at, skipped = behind, skipped + 1
                 continue
+            at, chain_hash, payload = found
             sequence = self.position.sequence + skipped
-            self.position = Position(start.offset + end, sequence + 1)
-            entries.append(Entry(sequence, data[at + FRAME.size : end], self.position, skipped))
-            at, skipped = end, 0
+            self.position = Position(start.offset + at, sequence + 1)
+            entries.append(Entry(sequence, payload, chain_hash, self.position, skipped))
+            skipped = 0
         return entries
 
     def rest(self) -> int:
@@ -103,15 +153,18 @@ def _end(data: bytes, at: int) -> int | None:
     """Where the frame at `at` ends by its own account, if that lies within the data."""
     if at + FRAME.size > len(data):
         return None
-    length, _ = FRAME.unpack_from(data, at)
+    (length,) = _LENGTH.unpack_from(data, at)
     end = at + FRAME.size + int(length)
     return end if 0 < length <= MAX_RECORD_BYTES and end <= len(data) else None
 
 
-def _sound(data: bytes, at: int) -> int | None:
-    """Where the frame at `at` ends, if it is whole and its checksum matches."""
-    end = _end(data, at)
-    if end is None:
+def _sound(data: bytes, at: int) -> tuple[int, bytes, bytes] | None:
+    """The frame at `at`, if it is whole and its checksum matches: where it ends, its chain hash and its payload."""
+    if at + FRAME.size > len(data):
         return None
-    length, crc = FRAME.unpack_from(data, at)
-    return end if zlib.crc32(memoryview(data)[at + FRAME.size : end], length) == crc else None
+    length, crc, chain_hash = FRAME.unpack_from(data, at)
+    end = at + FRAME.size + length
+    if not 0 < length <= MAX_RECORD_BYTES or end > len(data):
+        return None
+    payload = data[at + FRAME.size : end]
+    return (end, chain_hash, payload) if checksum(length, chain_hash, payload) == crc else None

@@ -4,12 +4,15 @@ A writer owns a *chain* of append-only files, `{name}-{start}-{number}.seg`: `na
 new with every start of the writer, `number` counts the chain's files. A file begins with a header and goes on with
 frames:
 
-    header   magic (8) | sequence number of the first record, u64 | created, Unix ms, u64 | CRC-32 of the foregoing, u32
-    frame    length of the payload, u32 | CRC-32 of the payload, seeded with the length, u32 | payload
+    header   magic (8, the last is the version) | sequence number of the first record, u64 | created, Unix ms, u64 |
+             chain hash before the first record (32) | CRC-32 of the foregoing, u32
+    frame    length of the payload, u32 | CRC-32 of hash and payload, seeded with the length, u32 |
+             chain hash of the record (32) | payload
 
-All little-endian. Records are numbered from 0 within a chain, so a record that is gone leaves a visible gap. The
-writer holds an exclusive flock on the file it appends to, taken before the file gets its name: a file without that
-lock will never grow again.
+All little-endian. Records are numbered from 0 within a chain, so a record that is gone leaves a visible gap, and hashed
+together with the one before (see chain.py), so a record that was changed is noticed. The writer holds an exclusive flock
+on the file it appends to, taken before the file gets its name and given up once the chain's next file has its own: a file
+without that lock will never grow again, and a chain whose last file has none has ended.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ from struct import Struct
 from typing import NamedTuple
 
 from engine.errors import SidestepError
+from sidecar.journal.chain import HASH_BYTES, genesis, link
 
-MAGIC = b"SSJRNL\x00\x01"
-HEADER = Struct("<8sQQI")
-FRAME = Struct("<II")
+FORMAT = 2
+MAGIC = b"SSJRNL\x00"
+HEADER = Struct(f"<7sBQQ{HASH_BYTES}sI")
+FRAME = Struct(f"<II{HASH_BYTES}s")
 MAX_RECORD_BYTES = 1 << 20
 SEGMENT_BYTES = 4 << 20
 _ROOM_BYTES = 256 << 10
@@ -118,6 +123,8 @@ class SegmentWriter:
         self._lock = threading.Lock()
         self._fd = -1
         self._size = 0
+        # A write to the open file failed: it ends in half a record.
+        self._torn = False
         self._number = 0
         self._sequence = 0
         self._retry_at = 0.0
@@ -130,11 +137,27 @@ class SegmentWriter:
             self._used = self._scan()
         except OSError as error:
             raise JournalError(f"{directory}: {error.strerror}") from error
+        self._head = genesis(self.chain)
 
     @property
     def chain(self) -> str:
         """The chain this writer appends to."""
         return self._segment.chain
+
+    @property
+    def records(self) -> int:
+        """How many records of the chain are in the journal; the next one gets this number."""
+        return self._sequence
+
+    @property
+    def head(self) -> bytes:
+        """Chain hash of the last of them; of an empty chain the genesis."""
+        return self._head
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is appended is on the disk when `append` returns."""
+        return self._durable
 
     def has_room(self) -> bool:
         """Whether the next batch may be appended without passing the bound. Cheap: asked before every batch is decided.
@@ -159,24 +182,21 @@ class SegmentWriter:
         Raises JournalError if not all of them could be written (disk full, I/O error) or one is empty or larger than
         MAX_RECORD_BYTES. Some of them may be in the journal all the same, each whole or not at all.
         """
-        parts: list[bytes] = []
         size = 0
         for record in records:
             length = len(record)
             if not 0 < length <= MAX_RECORD_BYTES:
                 raise JournalError(f"a record of {length} bytes; 1 to {MAX_RECORD_BYTES} are possible")
-            parts.append(FRAME.pack(length, zlib.crc32(record, length)))
-            parts.append(record)
             size += FRAME.size + length
         with self._lock:
+            hashes, data = _frames(self._head, records)
             try:
-                if self._fd < 0 or self._size + size > max(self._segment_bytes, HEADER.size + size):
+                if self._fd < 0 or self._torn or self._size + size > max(self._segment_bytes, HEADER.size + size):
                     self._rotate()
                 first = self._sequence
-                self._write(b"".join(parts), records)
+                self._write(data, records, hashes)
             except OSError as error:
                 # What was written of the batch stays as a torn tail; the next batch begins a new file.
-                self._release()
                 self._retry_at = time.monotonic() + _RETRY_S
                 raise JournalError(f"cannot append to {self._directory}: {error.strerror}") from error
             return first
@@ -186,20 +206,25 @@ class SegmentWriter:
         with self._lock:
             self._release()
 
-    def _write(self, data: bytes, records: Sequence[bytes]) -> None:
+    def _write(self, data: bytes, records: Sequence[bytes], hashes: Sequence[bytes]) -> None:
         written = 0
+        self._torn = True
         try:
             while written < len(data):
                 written += os.write(self._fd, data[written:] if written else data)
             if self._durable:
                 os.fdatasync(self._fd)
+            self._torn = False
         finally:
             self._size += written
             self._used += written
-            self._sequence += len(records) if written == len(data) else _whole(records, written)
+            whole = len(records) if written == len(data) else _whole(records, written)
+            if whole:
+                self._sequence += whole
+                self._head = hashes[whole - 1]
 
     def _rotate(self) -> None:
-        self._release()
+        """Begins the next file. Only then the last one is given up, so that the chain never looks ended meanwhile."""
         self._used = self._scan()
         self._number += 1
         path = self._directory / str(self._segment)
@@ -207,7 +232,7 @@ class SegmentWriter:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            header = HEADER.pack(MAGIC, self._sequence, int(time.time() * 1000), 0)[:-4]
+            header = HEADER.pack(MAGIC, FORMAT, self._sequence, int(time.time() * 1000), self._head, 0)[:-4]
             if os.write(fd, header + zlib.crc32(header).to_bytes(4, "little")) != HEADER.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._durable:
@@ -218,7 +243,9 @@ class SegmentWriter:
         except BaseException:
             os.close(fd)
             fresh.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
+        self._release()
         self._fd = fd
         self._size = HEADER.size
         self._used += HEADER.size
@@ -232,6 +259,7 @@ class SegmentWriter:
             os.close(self._fd)
             self._fd = -1
         self._size = 0
+        self._torn = False
 
     def _new_start(self) -> int:
         """A start later than any before, also when the clock was set back."""
@@ -268,6 +296,24 @@ def sync_directory(directory: Path) -> None:
 def _split(name: str) -> tuple[str, int]:
     kind = name.rstrip("0123456789")
     return kind, int(name[len(kind) :]) if len(name) > len(kind) else -1
+
+
+def _frames(head: bytes, records: Sequence[bytes]) -> tuple[list[bytes], bytes]:
+    """The chain hash of each record behind `head`, and all of them as frames."""
+    hashes: list[bytes] = []
+    parts: list[bytes] = []
+    for record in records:
+        head = link(head, record)
+        length = len(record)
+        hashes.append(head)
+        parts.append(FRAME.pack(length, checksum(length, head, record), head))
+        parts.append(record)
+    return hashes, b"".join(parts)
+
+
+def checksum(length: int, chain_hash: bytes, payload: bytes) -> int:
+    """A frame's CRC-32."""
+    return zlib.crc32(payload, zlib.crc32(chain_hash, length))
 
 
 def _whole(records: Sequence[bytes], written: int) -> int:

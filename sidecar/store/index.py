@@ -35,14 +35,15 @@ def checked_record_key(tenant: str, record_id: str) -> bytes:
     """The key of a record that arrived from outside. Raises UndecodableError if it cannot be one."""
     key = keys.record_key(tenant, record_id)
     if not record_id or key.count(b"\0") != 1 or len(key) > keys.MAX_KEY_BYTES:
-        raise UndecodableError(f"{record_id[:64]!r} is not a record id")
+        raise UndecodableError("a record id that is empty, too long or holds a zero byte")
     return key
 
 
 def rows(collection: int, tenant: str, record_id: str, value: bytes) -> tuple[Row, ...]:
     """The index rows of one record. Collections without an index, or unknown ones, have none.
 
-    Raises UndecodableError if the record is not what its collection holds.
+    Raises UndecodableError if the record is not what its collection holds; its message is logged, so it names no ids, which
+    may be those of subjects, sessions or addresses.
     """
     derive = _DERIVATIONS.get(collection)
     if derive is None:
@@ -85,14 +86,14 @@ def _signal(tenant: str, record_id: str, value: bytes) -> tuple[Row, ...]:
     try:
         family, length = parse_prefix(rest.partition("~")[0])
     except ValueError:
-        raise UndecodableError(f"{record_id[:64]!r} is not the id of an IP signal") from None
+        raise UndecodableError("a signal whose id begins as that of an IP prefix and is none") from None
     return (Row(keys.I_PREFIX, keys.prefix_row(tenant, family, length), None),)
 
 
 def _key(prefix: bytes, record_id: str, separators: int) -> bytes:
     key = prefix + record_id.encode()
     if key.count(b"\0") != separators or len(key) > keys.MAX_KEY_BYTES:
-        raise UndecodableError(f"record {record_id[:64]!r} refers to an impossible id")
+        raise UndecodableError("a record that refers to an impossible id")
     return key
 
 

@@ -16,7 +16,7 @@ import pytest
 from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.names import Lane
-from sidecar import supervisor
+from sidecar import child
 from sidecar.journal.reader import SegmentReader
 from sidecar.journal.record import decode_record
 from sidecar.journal.segment import list_segments
@@ -141,7 +141,7 @@ def _pause_s(deaths: int) -> float:
     """How long the supervisor waits before it starts a process again that died so often before."""
     if deaths == 0:
         return 0.0
-    return min(supervisor._BACKOFF_LAST_S, supervisor._BACKOFF_FIRST_S * 2.0**deaths)
+    return min(child._BACKOFF_LAST_S, child._BACKOFF_FIRST_S * 2.0**deaths)
 
 
 @pytest.mark.timeout(180)

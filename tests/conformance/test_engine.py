@@ -47,8 +47,8 @@ class Engine:
             request = requests.build(vector, self.replica.head(tenant))
             try:
                 if vector.deadline_passed:
-                    rules = self._gatherer.rules(request, view)
-                    return of_decision(fail_safe(request.action.name, rules, Code.DEADLINE))
+                    outline = self._gatherer.outline(request, view, vector.now_s)
+                    return of_decision(fail_safe(request.action.name, outline.rules, Code.DEADLINE))
                 gathered = self._gatherer.gather(
                     request,
                     view,

@@ -85,6 +85,7 @@ class Workers:
                 while entries := reader.read(1000):
                     for entry in entries:
                         record = decode_record(entry.payload)
+                        assert isinstance(record, Record)
                         records[str(UUID(bytes=record.decision_id))] = record
                 reader.close()
         return records

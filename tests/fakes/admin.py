@@ -1,4 +1,4 @@
-"""A real AdminService over a real store, in a thread, for tests that are synchronous (the CLI's) or want no event loop."""
+"""Real admin and report services over a real store, in a thread, for tests that want no event loop, such as the CLI's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import admin_pb2_grpc
+from sidestep.v1 import admin_pb2_grpc, report_pb2_grpc
 
 from controlplane.api.admin import AdminService
 from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.reports import ReportService
 from controlplane.store import Store
 
 T = TypeVar("T")
@@ -21,11 +22,15 @@ DEADLINE_S = 20.0
 
 
 class AdminServer:
-    """`with AdminServer(tmp_path) as server`: `server.stub` is a blocking stub, `server.address` where it listens."""
+    """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
+
+    `server.stub` and `server.reports` are blocking stubs.
+    """
 
     store: Store
     address: str
     stub: Any
+    reports: Any
 
     def __init__(self, folder: Path) -> None:
         self._url = f"sqlite+aiosqlite:///{folder}/admin.db"
@@ -37,6 +42,7 @@ class AdminServer:
         self.run(self._start())
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,11 +57,23 @@ class AdminServer:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(DEADLINE_S)
 
+    def down(self) -> None:
+        """As when the process has died: connections break, the port refuses."""
+        self.run(self._server.stop(0))
+
+    def up(self) -> None:
+        """Serves again, on the same port."""
+        self.run(self._serve(self.address))
+
     async def _start(self) -> None:
         self.store = await Store.open(self._url)
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        await self._serve("127.0.0.1:0")
+
+    async def _serve(self, listen: str) -> None:
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=(("grpc.so_reuseport", 0),))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
 
     async def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A small OTLP/gRPC trace receiver that keeps every span, and can be told to misbehave.
+"""A small OTLP receiver over gRPC that keeps every span, and can be told to misbehave; `otlp_http` has its twin.
 
 with OtlpReceiver() as receiver:
     receiver.endpoint          # host:port
@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -28,17 +34,31 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+from tests.fakes.certificates import Identity
+
+_TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
+_METRICS = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class Refusal(Exception):  # noqa: N818
-    """Raised by a receiver's `fail` to refuse a request. `retry_after_s`: sent as google.rpc.RetryInfo."""
+    """Raised by a receiver's `fail` to refuse a request. `retry_after_s`: sent as google.rpc.RetryInfo, or Retry-After."""
 
     def __init__(self, code: grpc.StatusCode, detail: str = "told to", retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.retry_after_s = retry_after_s
+
+
+class Died(Exception):  # noqa: N818
+    """The receiver was stopped while it was answering."""
+
+
+class Tls(NamedTuple):
+    """The receiver's identity, and whose clients it takes (None: anybody's)."""
+
+    identity: Identity
+    clients: Path | None = None
 
 
 def always(code: grpc.StatusCode, retry_after_s: float | None = None) -> Callable[[ExportTraceServiceRequest], None]:
@@ -50,17 +70,20 @@ def always(code: grpc.StatusCode, retry_after_s: float | None = None) -> Callabl
     return fail
 
 
-class OtlpReceiver:
-    """Listens on an ephemeral loopback port as soon as it is made. Thread-safe."""
+class Receiver(ABC):
+    """What a receiver keeps and how it misbehaves, over any protocol. Thread-safe.
 
-    def __init__(self) -> None:
+    Listens on an ephemeral loopback port as soon as it is made.
+    """
+
+    def __init__(self, tls: Tls | None = None) -> None:
         self._lock = threading.Lock()
         self._spans: list[Span] = []
-        self._server: grpc.Server | None = None
         self._dying = threading.Event()
-        self._pool: ThreadPoolExecutor | None = None
+        self.tls = tls
         self._port = 0
         self.resources: list[dict[str, object]] = []
+        self.metrics: list[ExportMetricsServiceRequest] = []
         # When calls came in (time.monotonic()), refused ones too.
         self.calls: list[float] = []
         self.metadata: list[dict[str, str]] = []
@@ -76,6 +99,7 @@ class OtlpReceiver:
 
     @property
     def endpoint(self) -> str:
+        """host:port"""
         return f"127.0.0.1:{self._port}"
 
     @property
@@ -84,8 +108,9 @@ class OtlpReceiver:
             return list(self._spans)
 
     def decision_ids(self) -> list[str]:
-        """`sidestep.decision.id` of every span kept, duplicates included."""
-        return [str(attributes(span)["sidestep.decision.id"]) for span in self.spans]
+        """`sidestep.decision.id` of every span kept that has one, duplicates included."""
+        key = "sidestep.decision.id"
+        return [str(found[key]) for span in self.spans if key in (found := attributes(span))]
 
     def wait_for_spans(self, count: int, timeout_s: float = 15.0) -> list[Span]:
         """Waits until at least so many different spans have come. Raises AssertionError when they do not."""
@@ -97,24 +122,94 @@ class OtlpReceiver:
             threading.Event().wait(0.01)
         raise AssertionError(f"{len({s.span_id for s in self.spans})} of {count} spans after {timeout_s} s")
 
+    @abstractmethod
     def start(self) -> None:
         """Listens again, on the same port."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Dies at once: calls in flight fail, the port refuses connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _arrived(self, metadata: dict[str, str]) -> None:
+        """Notes a call and takes its time. Raises Died."""
+        with self._lock:
+            self.calls.append(time.monotonic())
+            self.metadata.append(metadata)
+        if self.delay_s and self._dying.wait(self.delay_s):
+            raise Died
+
+    def _keep(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
+        """Keeps the spans. Raises Refusal."""
+        if self.fail is not None:
+            self.fail(request)
+        rejected = self.reject
+        with self._lock:
+            for group in request.resource_spans:
+                self.resources.append({pair.key: plain(pair.value) for pair in group.resource.attributes})
+                for scope in group.scope_spans:
+                    self._spans.extend(scope.spans[rejected:])
+        if self.fail_after is not None:
+            self.fail_after(request)
+        if rejected:
+            partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message="told to")
+            return ExportTraceServiceResponse(partial_success=partial)
+        return ExportTraceServiceResponse()
+
+    def _keep_metrics(self, request: ExportMetricsServiceRequest) -> ExportMetricsServiceResponse:
+        with self._lock:
+            self.metrics.append(request)
+        return ExportMetricsServiceResponse()
+
+
+class OtlpReceiver(Receiver):
+    """OTLP over gRPC."""
+
+    _server: grpc.Server | None = None
+    _pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
         assert self._server is None
         self._dying.clear()
         self._pool = ThreadPoolExecutor(max_workers=4)
         server = grpc.server(self._pool, options=(("grpc.so_reuseport", 0),))
-        handler = grpc.unary_unary_rpc_method_handler(
+        traces = grpc.unary_unary_rpc_method_handler(
             self._export,
             request_deserializer=ExportTraceServiceRequest.FromString,
             response_serializer=ExportTraceServiceResponse.SerializeToString,
         )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
-        self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        metrics = grpc.unary_unary_rpc_method_handler(
+            self._export_metrics,
+            request_deserializer=ExportMetricsServiceRequest.FromString,
+            response_serializer=ExportMetricsServiceResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(_TRACES, {"Export": traces}),
+                grpc.method_handlers_generic_handler(_METRICS, {"Export": metrics}),
+            )
+        )
+        if self.tls is None:
+            self._port = server.add_insecure_port(self.endpoint)
+        else:
+            identity, clients = self.tls
+            credentials = grpc.ssl_server_credentials(
+                [(identity.key.read_bytes(), identity.certificate.read_bytes())],
+                None if clients is None else clients.read_bytes(),
+                require_client_auth=clients is not None,
+            )
+            self._port = server.add_secure_port(self.endpoint, credentials)
         server.start()
         self._server = server
 
     def stop(self) -> None:
-        """Dies at once: calls in flight fail, the port refuses connections."""
         self._dying.set()
         if self._server is not None:
             self._server.stop(grace=None).wait()
@@ -123,35 +218,23 @@ class OtlpReceiver:
             self._pool.shutdown()
             self._pool = None
 
-    def __enter__(self) -> OtlpReceiver:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
-        with self._lock:
-            self.calls.append(time.monotonic())
-            self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
-        if self.delay_s and self._dying.wait(self.delay_s):
-            context.abort(grpc.StatusCode.UNAVAILABLE, "died")
         with refusing(context):
-            if self.fail is not None:
-                self.fail(request)
-            rejected = self.reject
-            with self._lock:
-                for group in request.resource_spans:
-                    self.resources.append({pair.key: plain(pair.value) for pair in group.resource.attributes})
-                    for scope in group.scope_spans:
-                        self._spans.extend(scope.spans[rejected:])
-            if self.fail_after is not None:
-                self.fail_after(request)
-        if rejected:
-            partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message="told to")
-            return ExportTraceServiceResponse(partial_success=partial)
-        return ExportTraceServiceResponse()
+            self._arrived(_metadata(context))
+            return self._keep(request)
+        raise AssertionError("unreachable: refusing() aborts the call")
+
+    def _export_metrics(
+        self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
+    ) -> ExportMetricsServiceResponse:
+        with refusing(context):
+            self._arrived(_metadata(context))
+            return self._keep_metrics(request)
+        raise AssertionError("unreachable: refusing() aborts the call")
+
+
+def _metadata(context: grpc.ServicerContext) -> dict[str, str]:
+    return {key: str(value) for key, value in context.invocation_metadata()}
 
 
 def attributes(span: Span) -> dict[str, object]:
@@ -171,24 +254,28 @@ def plain(value: AnyValue) -> object:
 
 @contextmanager
 def refusing(context: grpc.ServicerContext) -> Iterator[None]:
-    """Turns a Refusal into the call's status."""
+    """Turns a Refusal, and death, into the call's status."""
     try:
         yield
     except Refusal as refusal:
         if refusal.retry_after_s is not None:
-            details: Any = (("grpc-status-details-bin", _status(refusal)),)
+            details: Any = (("grpc-status-details-bin", status(refusal)),)
             context.set_trailing_metadata(details)
         context.abort(refusal.code, refusal.detail)
+    except Died:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "died")
 
 
-def _status(refusal: Refusal) -> bytes:
-    """google.rpc.Status with one RetryInfo, in wire format."""
+def status(refusal: Refusal) -> bytes:
+    """google.rpc.Status in wire format, with a RetryInfo if it asks for a wait."""
+    found = bytes((1 << 3, int(refusal.code.value[0]))) + _bytes_field(2, refusal.detail.encode())
+    if refusal.retry_after_s is None:
+        return found
     delay = Duration()
-    delay.FromNanoseconds(int((refusal.retry_after_s or 0.0) * 1e9))
+    delay.FromNanoseconds(int(refusal.retry_after_s * 1e9))
     value = _bytes_field(1, delay.SerializeToString())
     info = AnyMessage(type_url="type.googleapis.com/google.rpc.RetryInfo", value=value)
-    code = bytes((1 << 3, int(refusal.code.value[0])))
-    return code + _bytes_field(2, refusal.detail.encode()) + _bytes_field(3, info.SerializeToString())
+    return found + _bytes_field(3, info.SerializeToString())
 
 
 def _bytes_field(number: int, data: bytes) -> bytes:

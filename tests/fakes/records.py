@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow
 from engine.facts import Data, Facts, Staleness
-from sidecar.journal.record import Record, encode_record
+from sidecar.journal.record import AnyRecord, BatchRecord, Record, UnrecordedRecord, encode_record
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -46,6 +46,27 @@ def make_record(**changes: Any) -> Record:
         "client_address": "203.0.113.0",
     }
     return Record(**(fields | changes))
+
+
+def make_batch(size: int = 2, **changes: Any) -> list[AnyRecord]:
+    """The decisions of one EvaluateBatch, and the batch."""
+    batch = decision_id()
+    children: list[AnyRecord] = [make_record(batch=batch, **changes) for _ in range(size)]
+    at = 1_700_000_000.25
+    whole = BatchRecord(
+        batch=batch,
+        at=at,
+        duration_us=90,
+        size=size,
+        traceparent=changes.get("traceparent", TRACEPARENT),
+        caller="payments",
+    )
+    return [*children, whole]
+
+
+def make_unrecorded(count: int = 3) -> UnrecordedRecord:
+    """Decisions that could not be recorded."""
+    return UnrecordedRecord(id=decision_id(), at=1_700_000_000.25, until=1_700_000_001.5, count=count)
 
 
 def decision_id() -> bytes:

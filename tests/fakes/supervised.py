@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from sidecar import supervisor
+from sidecar import child, supervisor
 
 
 def main(settings_json: str, diary: str, traits_json: str) -> int:
@@ -26,8 +26,8 @@ def main(settings_json: str, diary: str, traits_json: str) -> int:
         return [*start, *traits.get(name, [])]
 
     # Patience for humans is too long for tests.
-    supervisor._HANG_S = 2.0
-    supervisor._BACKOFF_LAST_S = 0.5
+    child.HANG_S = 2.0
+    child._BACKOFF_LAST_S = 0.5
     try:
         return supervisor.Supervisor(settings, command).run()
     except supervisor.SupervisorError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,18 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from sidestep.v1 import resources_pb2
 
 from engine.names import Collection, Lane
+from sidecar.journal.export import open_exporter
+from sidecar.journal.resource import load_resource
 from sidecar.journal.segment import SegmentWriter, list_segments, worker_name
+from sidecar.journal.shipment import FolderInUseError, Shipment, ship_folder
+from sidecar.otel import Otlp
 from sidecar.page import AgentWord, Page, State, Word, boottime_ms
 from sidecar.store.generation import DataDir, mark_suspect
 from sidecar.store.reader import Reader
 from tests.fakes.controlplane import ControlPlane
 from tests.fakes.history import History
-from tests.fakes.otlp import OtlpReceiver
+from tests.fakes.otlp import OtlpReceiver, always
 from tests.fakes.records import encoded_records
+from tests.fakes.shipping import ids
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
@@ -202,6 +209,152 @@ def test_draining_ends_at_the_deadline_and_keeps_what_is_left(pod: Pod, receiver
     pod.start()
     pod.receiver.wait_for_spans(5)
     assert pod.end()[0] == 0
+
+
+@pytest.mark.parametrize("collector", ["down", "hanging", "refusing"])
+def test_draining_it_spools_what_it_cannot_ship(pod: Pod, tmp_path: Path, collector: str) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    writer = SegmentWriter(pod.data / "journal", worker_name(0), 1 << 26, segment_bytes=1 << 16)
+    records = encoded_records(300)
+    writer.append(records[:100])
+    pod.start(SIDESTEP_JOURNAL_SPOOL=str(spool))
+    pod.receiver.wait_for_spans(100)
+    if collector == "down":
+        pod.receiver.stop()
+    if collector == "refusing":
+        pod.receiver.fail = always(grpc.StatusCode.UNAUTHENTICATED)
+    pod.receiver.delay_s = 60.0 if collector == "hanging" else 0.0
+    for record in records[100:]:
+        writer.append([record])
+    writer.close()
+    until(lambda: pod.count(AgentWord.EXPORT_STATE) > 1 or len(pod.receiver.calls) > 1, "it has tried")
+    pod.page.set_drain_deadline(boottime_ms() + 5000)
+    code, errors = pod.end()
+    assert code == 0, errors
+    assert "200 records were not shipped in time" in errors
+    assert not list_segments(pod.data / "journal")
+    assert pod.count(AgentWord.JOURNAL_SPOOLED) == 200
+    pod.receiver.delay_s, pod.receiver.fail = 0.0, None
+    pod.receiver.stop()
+    pod.receiver.start()
+    (shipment,) = asyncio.run(ship_to(pod.receiver, spool))
+    assert (shipment.sidecar, shipment.shipped, shipment.left) == ("pod-1", 200, 0)
+    assert {key: pod.receiver.resources[-1][key] for key in ("service.instance.id", "service.name")} == {
+        "service.instance.id": "pod-1",
+        "service.name": "sidestep",
+    }
+    assert sorted(pod.receiver.decision_ids()) == sorted(ids(records))
+
+
+def test_a_spool_that_cannot_be_written_is_named_at_the_start_and_costs_no_record(pod: Pod, tmp_path: Path) -> None:
+    spool = tmp_path / "missing"
+    writer = SegmentWriter(pod.data / "journal", worker_name(0), 1 << 26)
+    pod.receiver.stop()
+    pod.start(SIDESTEP_JOURNAL_SPOOL=str(spool))
+    until(lambda: pod.count(AgentWord.SPOOL_UNUSABLE) == 1, "it is said in the page")
+    pod.wait_for_state(State.NOT_LOADED)
+    writer.append(encoded_records(5))
+    writer.close()
+    pod.page.set_drain_deadline(boottime_ms() + 4000)
+    code, errors = pod.end()
+    assert code == 0, errors
+    assert f"SIDESTEP_JOURNAL_SPOOL cannot be used: {spool}" in errors
+    assert "the journal could not be spooled" in errors
+    assert "they stay in" in errors
+    pod.page.set_drain_deadline(0)
+    pod.receiver.start()
+    pod.start()
+    pod.receiver.wait_for_spans(5)
+    until(lambda: pod.count(AgentWord.SPOOL_UNUSABLE) == 0, "no spool is set")
+    assert pod.end()[0] == 0
+
+
+def test_stopped_by_someone_else_it_spools_nothing(pod: Pod, tmp_path: Path) -> None:
+    """The workers go on, and so will the next agent."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    writer = SegmentWriter(pod.data / "journal", worker_name(0), 1 << 26)
+    writer.append(encoded_records(5))
+    pod.receiver.stop()
+    pod.start(SIDESTEP_JOURNAL_SPOOL=str(spool), SIDESTEP_SHUTDOWN_GRACE="3s")
+    pod.wait_for_state(State.NOT_LOADED)
+    assert pod.end()[0] == 0
+    assert not list(spool.iterdir())
+    writer.close()
+    assert len(list_segments(pod.data / "journal")) == 1
+
+
+def test_killed_while_it_spools_nothing_is_lost(pod: Pod, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    writer = SegmentWriter(pod.data / "journal", worker_name(0), 1 << 30)
+    records = encoded_records(500)
+    for _ in range(20):
+        writer.append(records)  # so that copying takes a while
+    writer.close()
+    pod.receiver.stop()
+    pod.start(SIDESTEP_JOURNAL_SPOOL=str(spool))
+    pod.wait_for_state(State.NOT_LOADED)
+    pod.page.set_drain_deadline(boottime_ms() + 4000)
+    assert pod.agent is not None
+    pod.agent.terminate()
+    until(lambda: bool(list(spool.glob("pod-1/.*.part"))) or pod.agent.poll() is not None, "it spools")  # type: ignore[union-attr]
+    pod.agent.terminate()  # a second one changes nothing
+    pod.agent.kill()
+    pod.wait()
+    pod.page.set_drain_deadline(0)
+    pod.receiver.start()
+    pod.start()
+    if list(spool.glob("pod-1/[0-9]*")):
+        asyncio.run(ship_to(pod.receiver, spool))
+    until(lambda: not list_segments(pod.data / "journal"), "shipped")
+    assert set(pod.receiver.decision_ids()) == set(ids(records))
+    assert pod.count(AgentWord.JOURNAL_LOST) == 0
+    assert pod.end()[0] == 0
+
+
+def test_started_while_draining_it_ships_without_the_store(pod: Pod) -> None:
+    """Its predecessor died just before; whoever holds the store, or how long examining it takes, is no matter now."""
+    writer = SegmentWriter(pod.data / "journal", worker_name(0), 1 << 26)
+    writer.append(encoded_records(5))
+    writer.close()
+    pod.page.set_drain_deadline(boottime_ms() + 10_000)
+    pod.start()
+    pod.receiver.wait_for_spans(5)
+    code, errors = pod.end()
+    assert code == 0, errors
+    assert DataDir(pod.data).current() is None
+    assert not list_segments(pod.data / "journal")
+
+
+def test_it_says_whose_journal_it_is_beside_the_segments(pod: Pod) -> None:
+    pod.start(OTEL_RESOURCE_ATTRIBUTES="team=payments")
+    pod.wait_for_state(State.NOT_LOADED)
+    attributes = load_resource(pod.data / "journal")
+    assert attributes is not None
+    assert attributes["service.instance.id"] == "pod-1"
+    assert attributes["team"] == "payments"
+    assert pod.end()[0] == 0
+
+
+def test_while_it_runs_nothing_else_may_ship_its_journal(pod: Pod) -> None:
+    pod.start()
+    pod.wait_for_state(State.NOT_LOADED)
+    until(lambda: (pod.data / "journal" / "cursor").exists(), "the cursor is saved")
+    with pytest.raises(FolderInUseError):
+        asyncio.run(ship_to(pod.receiver, pod.data))
+    assert pod.end()[0] == 0
+    (shipment,) = asyncio.run(ship_to(pod.receiver, pod.data))
+    assert shipment.left == 0
+
+
+async def ship_to(receiver: OtlpReceiver, folder: Path) -> list[Shipment]:
+    exporter = open_exporter(Otlp(receiver.endpoint), "traces")
+    try:
+        return await ship_folder(folder, exporter)
+    finally:
+        await exporter.close()
 
 
 def test_killed_at_any_moment_it_loses_no_record(pod: Pod) -> None:

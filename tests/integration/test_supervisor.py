@@ -38,6 +38,8 @@ class Supervised:
             "shutdown_grace_s": 10.0,
             "ready_requires_sync": False,
             "journal_sink": "otlp",
+            "log_level": "info",
+            "log_format": "text",
         } | settings
         self.process = subprocess.Popen(
             [
@@ -147,7 +149,16 @@ def test_it_starts_serves_and_drains_workers_before_the_agent(start: Start) -> N
     status, body = supervised.get("/readyz")
     assert status == 200
     assert json.loads(body)["processes"] == {"agent": "serving", "worker-0": "serving", "worker-1": "serving"}
-    assert json.loads(body)["journal_sink"] == "otlp"
+    assert json.loads(body)["journal"] == {
+        "sink": "otlp",
+        "state": "idle",
+        "full": False,
+        "lost": 0,
+        "unrecorded": 0,
+        "quarantined": 0,
+        "backlog": 0,
+        "spool_unusable": False,
+    }
     assert supervised.get("/nothing")[0] == 404
     code, _ = supervised.end()
     assert code == 0

@@ -17,9 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sidestep.v1 import decision_pb2, decision_pb2_grpc
 
-from sidecar.journal.segment import worker_name
+from sidecar.journal.record import UnrecordedRecord
+from sidecar.journal.segment import SegmentName, worker_name
 from sidecar.page import State, Word, WorkerWord, boottime_ms
-from tests.fakes.journal import read_journal, recorded_ids
+from tests.fakes.journal import read_all, read_journal, recorded_ids
 from tests.fakes.stock import Stock, exempted, request, satisfied
 from tests.processes import Worker, until, worker
 
@@ -78,11 +79,31 @@ def test_every_listener_answers_and_everything_is_recorded(stock: Stock, tmp_pat
         assert len(answered) == 2 * 64
         records = read_journal(tmp_path / "journal")
         assert recorded_ids(tmp_path / "journal") == answered
-        assert len(records) == started.slot.get(WorkerWord.JOURNAL_RECORDS) == 2 * 64
+        assert len(records) == 2 * 64
+        assert started.slot.get(WorkerWord.JOURNAL_RECORDS) == len(read_all(tmp_path / "journal")) == 2 * (64 + 1)
         assert sum(record.traceparent == "00-1-2-03" for record in records) == 2 * 4
         assert started.stop() == 0
         assert started.slot.state is State.DEAD
         assert not (tmp_path / "run" / "s.sock").exists()
+
+
+def test_idle_worker_accounts_for_what_it_could_not_record(stock: Stock, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    filler = journal / str(SegmentName("w", 0, 1, 0))
+    with filler.open("wb") as file:
+        file.truncate(1 << 20)
+    with worker(tmp_path, SIDESTEP_JOURNAL_MAX="1MiB") as started, asking(started.grpc) as stub:
+        for _ in range(3):
+            assert stub.Evaluate(exempted(), timeout=5).outcome == decision_pb2.OUTCOME_STEP_UP
+        assert started.slot.get(WorkerWord.JOURNAL_FULL) == 1
+        filler.unlink()
+        until(lambda: started.slot.get(WorkerWord.JOURNAL_RECORDS) == 1, "the record of what had none")
+        (tally,) = read_all(journal)
+        assert isinstance(tally, UnrecordedRecord)
+        assert tally.count == started.slot.get(WorkerWord.UNRECORDED) == 3
+        assert started.slot.get(WorkerWord.JOURNAL_FULL) == 0
+        assert stub.Evaluate(exempted(), timeout=5).basis == decision_pb2.BASIS_EXEMPTION_GRANT
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -25,13 +25,13 @@ class Sidestep:
         self._server = server
         self.folder = folder
 
-    def __call__(self, *args: str, code: int = 0, stdin: str = "") -> str:
-        """Runs a command that must exit with `code`; returns stdout, or stderr if that is not 0."""
+    def __call__(self, *args: str, code: int = 0, stdin: str = "", out: bool = False) -> str:
+        """Runs a command that must exit with `code`; returns stdout, or stderr if that is not 0 and `out` is not set."""
         env = {"SIDESTEP_SERVER": self._server.address, "SIDESTEP_TENANT": "acme"}
         result = CliRunner(env=env).invoke(cli, list(args), input=stdin)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
         self.stderr = result.stderr
-        return result.stdout if code == 0 else result.stderr
+        return result.stdout if code == 0 or out else result.stderr
 
     def json(self, *args: str, **more: Any) -> Any:
         """Runs a command and reads its JSON."""

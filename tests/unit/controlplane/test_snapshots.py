@@ -227,7 +227,13 @@ def test_two_processes_cannot_share_a_directory(run: Any) -> None:
 def test_compaction_keeps_the_log_bounded_but_not_shorter_than_a_lease_needs(run: Any) -> None:
     async def scenario(rig: Rig) -> None:
         retention = Retention(
-            rig.store, rig.changes, rig.snapshots, log_entries=5, log_bytes=1 << 30, sidecars_s=3_600.0
+            rig.store,
+            rig.changes,
+            rig.snapshots,
+            log_entries=5,
+            log_bytes=1 << 30,
+            sidecars_s=3_600.0,
+            journals_s=3_600.0,
         )
         await rig.store.commit("acme", devices(1))
         lease = await rig.snapshots.lease("acme", Lane.BULK)

@@ -5,7 +5,6 @@ import pytest
 
 from engine.errors import InvalidInputError, SidestepError
 from sidecar.front.errors import OverloadedError, TooLargeError, UnknownServiceError, UnrecordedError, status_of
-from sidecar.front.servicer import network_of
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.journal.segment import JournalError
@@ -38,17 +37,3 @@ def test_what_is_not_in_the_table_is_internal_and_says_nothing(error: Exception)
 def test_codes_are_grpc_s() -> None:
     numbers = {code.name: code.value[0] for code in grpc.StatusCode}
     assert {code.name: int(code) for code in StatusCode} == {code.name: numbers[code.name] for code in StatusCode}
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("203.0.113.77", "203.0.113.0"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
-        ("::ffff:203.0.113.77", "203.0.113.0"),
-        ("not an address", ""),
-        ("1.2.3.4\0", ""),
-    ],
-)
-def test_address_is_cut_to_its_network(address: str, network: str) -> None:
-    assert network_of(address) == network

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import lmdb
@@ -17,121 +15,18 @@ from sidestep.v1 import decision_pb2, resources_pb2
 from engine.decide import decide
 from engine.decision import Basis, Code
 from engine.rules import TenantRules
-from sidecar.clock import Clock
 from sidecar.front.decision_id import id_text
-from sidecar.front.health import MAX_WATCHERS, Health
-from sidecar.front.loop import MAX_PARKED, SLICE, WorkerLoop
-from sidecar.front.servicer import SERVICE, DecisionServicer
+from sidecar.front.health import MAX_WATCHERS
+from sidecar.front.loop import MAX_PARKED, SLICE
+from sidecar.front.servicer import SERVICE
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import GatherConfig, Gatherer
-from sidecar.journal.record import Record
-from sidecar.journal.segment import SegmentWriter, worker_name
-from sidecar.page import ERRORS, Page, WorkerSlot, WorkerWord
+from sidecar.page import ERRORS, WorkerWord
 from sidecar.store.generation import is_suspect
-from sidecar.store.reader import Reader
-from tests.fakes.desk import CHECK, EVALUATE, EVALUATE_BATCH, LIST, WATCH, Desk
-from tests.fakes.journal import read_journal
-from tests.fakes.stock import TENANT, Stock, exempted, request, satisfied
+from tests.fakes.desk import CHECK, EVALUATE, EVALUATE_BATCH, LIST, WATCH
+from tests.fakes.stock import TENANT, exempted, request, satisfied
 from tests.processes import until
-
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-MESSAGE_BYTES = 64 << 10
-
-
-class Rig:
-    """A loop in a thread, and everything around it."""
-
-    def __init__(
-        self, directory: Path, *, strict: bool = False, journal_max: int = 8 << 20, loaded: bool = True
-    ) -> None:
-        self.data = directory / "data"
-        self.stock = Stock(self.data)
-        if loaded:
-            self.stock.load()
-        self.desk = Desk()
-        self.health = Health()
-        self.page = Page.create(directory / "page", 1)
-        self.reader = Reader(self.data)
-        self.journal_dir = directory / "journal"
-        self.journal = SegmentWriter(self.journal_dir, worker_name(0), journal_max)
-        clock = Clock()
-        self.loop = WorkerLoop(
-            self.desk,
-            DecisionServicer(GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True),
-            self.reader,
-            self.journal,
-            self.slot,
-            self.health,
-            clock,
-            threading.Lock(),
-            max_message_bytes=MESSAGE_BYTES,
-            strict=strict,
-        )
-        self._thread = threading.Thread(target=self.loop.run, daemon=True)
-
-    @property
-    def slot(self) -> WorkerSlot:
-        return self.page.worker(0)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.desk.drain(0.0)
-        if self._thread.ident is not None:
-            self._thread.join(10)
-            assert not self._thread.is_alive()
-        self.reader.close()
-        self.journal.close()
-        self.page.close()
-        self.stock.close()
-
-    def ended(self, *handles: object) -> None:
-        until(lambda: set(handles) <= set(self.desk.order), f"{handles} to end", 10)
-
-    def response(self, handle: object) -> decision_pb2.EvaluateResponse:
-        self.ended(handle)
-        return decision_pb2.EvaluateResponse.FromString(self.desk.answers[handle])
-
-    def batch(self, handle: object) -> list[decision_pb2.EvaluateBatchResult]:
-        self.ended(handle)
-        return list(decision_pb2.EvaluateBatchResponse.FromString(self.desk.answers[handle]).results)
-
-    def failure(self, handle: object) -> tuple[StatusCode, str]:
-        self.ended(handle)
-        return self.desk.failures[handle]
-
-    def ask(self, question: decision_pb2.EvaluateRequest, **options: Any) -> decision_pb2.EvaluateResponse:
-        handle = object()
-        self.desk.put(EVALUATE, question, handle, **options)
-        return self.response(handle)
-
-    def records(self) -> list[Record]:
-        return read_journal(self.journal_dir)
-
-    def decisions(self) -> int:
-        return sum(self.slot.get(WorkerWord.DECISIONS, index) for index in range(28))
-
-
-@pytest.fixture
-def rigged(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(*, start: bool = True, **options: Any) -> Rig:
-        rig = Rig(tmp_path / f"rig-{len(rigs)}", **options)
-        rigs.append(rig)
-        if start:
-            rig.start()
-        return rig
-
-    yield make
-    for rig in rigs:
-        rig.stop()
-
-
-@pytest.fixture
-def rig(rigged: Callable[..., Rig]) -> Rig:
-    return rigged()
+from tests.unit.front.rig import MESSAGE_BYTES, TRACEPARENT, Rig
 
 
 def test_answer_is_in_the_journal_before_it_leaves(rig: Rig) -> None:
@@ -164,7 +59,7 @@ def test_record_tells_what_was_asked_and_answered(rig: Rig) -> None:
 
 def rules_of(rig: Rig) -> TenantRules:
     with rig.reader.view() as view:
-        return Gatherer(GatherConfig(TENANT, 300.0, 3600.0)).rules(request(), view)
+        return Gatherer(GatherConfig(TENANT, 300.0, 3600.0)).outline(request(), view, time.time()).rules
 
 
 def test_overlong_traceparent_is_not_kept(rig: Rig) -> None:
@@ -223,6 +118,22 @@ def test_fault_of_ours_fails_one_call_and_tells_nothing(
     assert (failed.error.code, failed.error.message) == (StatusCode.INTERNAL, "internal error")
     assert "ZeroDivisionError at " in caplog.text
     assert "alice" not in caplog.text
+
+
+def test_log_of_a_fault_names_the_call_by_its_trace(
+    rigged: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Gatherer, "gather", faulty)
+    monkeypatch.setattr("sidecar.front.loop._LOG_EVERY_S", 0.0)
+    rig = rigged()
+    for number, traceparent in enumerate((TRACEPARENT, "alice", "")):
+        rig.desk.put(EVALUATE, request(), number, traceparent=traceparent)
+    rig.ended(0, 1, 2)
+    logged = [(getattr(entry, "trace_id", None), getattr(entry, "span_id", None)) for entry in caplog.records]
+    assert logged == [("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"), (None, None), (None, None)]
 
 
 def test_unfollowed_tenant_is_refused(rig: Rig) -> None:
@@ -469,19 +380,6 @@ def test_batch_without_time_is_answered_fail_safe(rig: Rig) -> None:
     assert len(rig.records()) == SLICE + 1
 
 
-@pytest.fixture
-def full(rigged: Callable[..., Rig]) -> Callable[..., Rig]:
-    def make(**options: Any) -> Rig:
-        rig = rigged(start=False, **options)
-        (rig.journal_dir / f"{worker_name(0)}-000000000001-00000001.seg").write_bytes(bytes(9 << 20))
-        rig.journal.close()
-        rig.journal = rig.loop._journal = SegmentWriter(rig.journal_dir, worker_name(0), 8 << 20)
-        rig.start()
-        return rig
-
-    return make
-
-
 def test_full_journal_stops_exemptions_only(full: Callable[..., Rig]) -> None:
     rig = full()
     response = rig.ask(exempted(explain=True))
@@ -490,7 +388,7 @@ def test_full_journal_stops_exemptions_only(full: Callable[..., Rig]) -> None:
     assert rig.ask(satisfied()).outcome == decision_pb2.OUTCOME_ALLOW
     assert rig.slot.get(WorkerWord.UNRECORDED) == rig.decisions() == 2
     assert rig.slot.get(WorkerWord.JOURNAL_FULL) == 1
-    (rig.journal_dir / f"{worker_name(0)}-000000000001-00000001.seg").unlink()  # it has been shipped
+    rig.empty_journal()
     until(lambda: rig.ask(exempted()).outcome == decision_pb2.OUTCOME_ALLOW, "room")
     assert rig.slot.get(WorkerWord.JOURNAL_FULL) == 0
     assert rig.records()

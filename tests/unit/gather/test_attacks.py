@@ -14,7 +14,8 @@ from engine.decision import Basis, Code, Decision, Outcome
 from engine.facts import Facts
 from engine.policy.conditions import Condition
 from sidecar.gather.device import MAX_FITTING
-from sidecar.gather.gatherer import MAX_GRANTS, GatherConfig, Gatherer, _parse_grant
+from sidecar.gather.gatherer import MAX_GRANTS, GatherConfig, Gatherer
+from sidecar.gather.grants import parse_grant
 from sidecar.store.reader import Reader
 from sidecar.store.view import MAX_SUBJECT_DEVICES
 from tests.conformance import requests
@@ -56,7 +57,7 @@ class Sidecar:
         self._replica.change(vector)
         asked = requests.build(vector, None)
         with self._reader.view() as view:
-            facts, rules = self._gatherer.gather(asked, view, vector.now_s, clock=self._replica.clock)
+            facts, rules, _ = self._gatherer.gather(asked, view, vector.now_s, clock=self._replica.clock)
         return facts, decide(facts, rules)
 
 
@@ -133,13 +134,13 @@ def test_what_a_newer_version_adds_to_a_grant_may_be_a_bound() -> None:
     record.ceiling.acr = "nist-aal2"
     record.ceiling.max_age.FromSeconds(3600)
     known = record.SerializeToString()
-    assert _parse_grant("g", known) is not None
+    assert parse_grant("g", known) is not None
     in_the_grant = known + b"\xfa\x01\x01x"  # field 31
     in_its_ceiling = resources_pb2.Grant()
     in_its_ceiling.CopyFrom(record)
     in_its_ceiling.ceiling.MergeFromString(b"\xfa\x01\x01x")
-    assert _parse_grant("g", in_the_grant) is None
-    assert _parse_grant("g", in_its_ceiling.SerializeToString()) is None
+    assert parse_grant("g", in_the_grant) is None
+    assert parse_grant("g", in_its_ceiling.SerializeToString()) is None
 
 
 def lookalikes(count: int, **changes: Any) -> dict[str, Any]:

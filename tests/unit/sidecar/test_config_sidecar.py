@@ -113,12 +113,8 @@ def test_every_setting_is_read() -> None:
         ({"SIDESTEP_HTTP_LISTEN": "nowhere"}, "SIDESTEP_HTTP_LISTEN: 'nowhere' is not host:port"),
         ({"SIDESTEP_CONTROL_PLANE": "http://cp"}, "SIDESTEP_CONTROL_PLANE: 'http://cp' is not host:port"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://c:1"}, "OTEL_EXPORTER_OTLP_ENDPOINT: 'ftp://c:1': the scheme"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1/v1/traces"}, "is not http://host:port"),
-        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT: '10s' is not a number of milliseconds"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL: 'http/protobuf'"),
-        ({"OTEL_EXPORTER_OTLP_HEADERS": "secret"}, "OTEL_EXPORTER_OTLP_HEADERS: must be a list"),
-        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/none.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE: '/none.pem' is not a file"),
         ({"OTEL_RESOURCE_ATTRIBUTES": "a"}, "OTEL_RESOURCE_ATTRIBUTES: must be a list"),
+        ({"SIDESTEP_POD_NAME": "p" * 254}, "SIDESTEP_POD_NAME: "),
         ({"SIDESTEP_CONFIG": "/nowhere.yaml"}, "SIDESTEP_CONFIG: /nowhere.yaml: No such file"),
     ],
 )
@@ -200,40 +196,6 @@ def test_a_bad_file_is_refused(tmp_path: Path, content: str, message: str) -> No
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert loaded(SIDESTEP_CONFIG=str(tmp_path / "empty.yaml")).workers == 1
-
-
-@pytest.mark.parametrize(
-    ("environment", "endpoint", "insecure"),
-    [
-        ({"ENDPOINT": "http://collector:4317"}, "collector:4317", True),
-        ({"ENDPOINT": "https://collector"}, "collector:4317", False),
-        ({"ENDPOINT": "https://collector:443/"}, "collector:443", False),
-        ({"ENDPOINT": "collector:4317"}, "collector:4317", False),
-        ({"ENDPOINT": "collector:4317", "INSECURE": "true"}, "collector:4317", True),
-        ({"ENDPOINT": "https://collector:4317", "INSECURE": "true"}, "collector:4317", False),
-        ({"ENDPOINT": "http://[::1]:5"}, "[::1]:5", True),
-        ({"ENDPOINT": "http://a:1", "TRACES_ENDPOINT": "http://b:2"}, "b:2", True),
-    ],
-)
-def test_the_collector_is_found_as_opentelemetry_defines(
-    environment: dict[str, str], endpoint: str, insecure: bool
-) -> None:
-    otlp = load(TENANT | {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in environment.items()}).otlp
-    assert (otlp.endpoint, otlp.insecure) == (endpoint, insecure)
-
-
-def test_headers_timeout_and_resource_are_read() -> None:
-    config = loaded(
-        OTEL_EXPORTER_OTLP_HEADERS="Authorization=Bearer%20abc, x-scope = a ",
-        OTEL_EXPORTER_OTLP_TRACES_TIMEOUT="2500",
-        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
-        OTEL_RESOURCE_ATTRIBUTES="service.name=ignored,deployment.environment.name=a%2Cb",
-        OTEL_SERVICE_NAME="payments-sidecar",
-    )
-    assert config.otlp.headers == (("authorization", "Bearer abc"), ("x-scope", "a"))
-    assert config.otlp.timeout_s == 2.5
-    assert config.otlp.gzip
-    assert config.resource == {"service.name": "payments-sidecar", "deployment.environment.name": "a,b"}
 
 
 def test_workers_share_tcp_ports_and_have_their_own_sockets() -> None:

@@ -1,20 +1,20 @@
-"""The shared page and its rendering as Prometheus text."""
+"""The shared page."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from sidestep.v1 import decision_pb2
 
-from sidecar.metrics import render
 from sidecar.page import (
     BASES,
     ERRORS,
+    EXEMPLAR_WORDS,
     LATENCY_BOUNDS_S,
     OUTCOMES,
     UNKNOWN,
@@ -80,10 +80,12 @@ def test_words_of_a_slot_do_not_overlap() -> None:
         WorkerWord.LATENCY: len(LATENCY_BOUNDS_S) + 1,
     }
     used = [word + at for word in WorkerWord for at in range(sizes.get(word, 1))]
-    assert len(set(used)) == len(used)
-    assert min(used) > max(Word)
-    assert min(AgentWord) > max(Word)
-    assert max(used) < 256
+    exemplars = {AgentWord.EXEMPLARS: EXEMPLAR_WORDS * (len(LATENCY_BOUNDS_S) + 1)}
+    used_by_agent = [word + at for word in AgentWord for at in range(exemplars.get(word, 1))]
+    for words in (used, used_by_agent):
+        assert len(set(words)) == len(words)
+        assert min(words) > max(Word)
+        assert max(words) < 256
 
 
 def test_labels_are_those_of_the_api() -> None:
@@ -136,55 +138,11 @@ def test_a_missing_page_or_slot_is_refused(tmp_path: Path, page: Page) -> None:
         Page.create(tmp_path / "large", 65)
 
 
-def test_metrics_sum_over_workers_and_name_every_process(page: Page) -> None:
-    for index, age in ((0, 1.5), (1, 2.5)):
-        slot = page.worker(index)
-        slot.attach()
-        slot.set_state(State.SERVING)
-        slot.set_data(age, 40 + index, 7)
-        slot.count_decision(1, 2, 40e-6)
-        slot.count_decision(2, 4, 3.0)
-        slot.count_error("invalid_argument")
-        slot.add(WorkerWord.JOURNAL_RECORDS, 2)
-    page.agent.set(AgentWord.JOURNAL_BACKLOG_BYTES, 1234)
-    page.agent.add(AgentWord.JOURNAL_LOST, 5)
-    page.agent.set(AgentWord.SYNC_CONNECTED, 1)
-    text = render(page, {"agent": (page.agent, 0), "worker-0": (page.worker(0), 3)})
-    lines = text.splitlines()
-    for expected in (
-        'sidestep_decisions_total{outcome="allow",basis="assurance_satisfied"} 2',
-        'sidestep_decisions_total{outcome="deny",basis="blocked"} 0',
-        'sidestep_errors_total{code="invalid_argument"} 2',
-        'sidestep_decision_duration_seconds_bucket{le="2.5e-05"} 0',
-        'sidestep_decision_duration_seconds_bucket{le="5e-05"} 2',
-        'sidestep_decision_duration_seconds_bucket{le="1"} 2',
-        'sidestep_decision_duration_seconds_bucket{le="+Inf"} 4',
-        "sidestep_decision_duration_seconds_count 4",
-        "sidestep_decision_duration_seconds_sum 6.00008",
-        "sidestep_journal_records_total 4",
-        "sidestep_journal_backlog_bytes 1234",
-        "sidestep_journal_lost_total 5",
-        "sidestep_sync_connected 1",
-        "sidestep_data_age_seconds 2.5",
-        'sidestep_revision{lane="urgent"} 40',
-        'sidestep_revision{lane="bulk"} 7',
-        'sidestep_process_state{process="worker-0",state="serving"} 1',
-        'sidestep_process_state{process="worker-0",state="dead"} 0',
-        'sidestep_process_restarts_total{process="worker-0"} 3',
-    ):
-        assert expected in lines
-    assert text.endswith("\n")
-    sample = re.compile(r'[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? \S+')
-    assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
-    names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(names) == len(set(names))
-
-
-def test_an_unknown_age_is_the_worst_age(page: Page) -> None:
-    page.worker(0).set_data(1.0, 1, 1)
-    page.worker(1).set_data(None, None, None)
-    assert "sidestep_data_age_seconds +Inf" in render(page, {}).splitlines()
-    assert 'sidestep_revision{lane="urgent"} 1' in render(page, {})
+def test_the_page_says_since_when_it_counts(tmp_path: Path) -> None:
+    before = time.time_ns()
+    page = Page.create(tmp_path / "page", 1)
+    assert before <= page.created_ns <= time.time_ns()
+    assert Page(tmp_path / "page").created_ns == page.created_ns
 
 
 def test_the_file_takes_its_room_when_it_is_made(tmp_path: Path) -> None:

@@ -1,0 +1,400 @@
+"""The backlog: the records of one journal directory that have not been dealt with, as batches of spans, in order.
+
+A record leaves the backlog when its batch is settled: delivered, quarantined or discarded. What is missing between the
+numbers of the records found is lost, and counted as such, chain by chain. Whole segments are removed; the place reached in
+the others is kept in the cursor file. No lock is taken that a worker waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.journal.cursor import CursorFile, Tally, load_cursor, save_cursor
+from sidecar.journal.heads import Head
+from sidecar.journal.quarantine import WRITER as QUARANTINE
+from sidecar.journal.quarantine import decode_quarantined
+from sidecar.journal.reader import Entry, Position, SegmentReader
+from sidecar.journal.segment import JournalError, SegmentName, list_segments
+from sidecar.journal.span import UnreadableRecordError, encode_span
+from sidecar.page import AgentSlot, AgentWord
+
+DAMAGED = ".damaged"
+"""What a segment whose header cannot be read is called instead of `.seg`."""
+
+# Receivers refuse messages above 4 MiB by default.
+_MAX_BATCH_BYTES = 1 << 20
+_SLICE_RECORDS = 64
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_log = logging.getLogger(__name__)
+
+
+class Fate(Enum):
+    """What became of a batch."""
+
+    DELIVERED = "delivered"
+    QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
+
+
+class _Source(NamedTuple):
+    """A segment that is being read."""
+
+    name: SegmentName
+    reader: SegmentReader
+
+
+@dataclass(slots=True)
+class _Reach:
+    """How far a batch gets in one segment: the place, how many of its records are in the batch, the last one's hash."""
+
+    position: Position
+    count: int = 0
+    head: bytes = b""
+
+
+class Unsettled(NamedTuple):
+    """Finished segments with records that are not settled, and the content of a cursor file for them."""
+
+    segments: list[SegmentName]
+    cursor: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """Spans to send, and what is true once they are settled."""
+
+    spans: list[bytes] = field(default_factory=list)
+    # The records, with their chains.
+    entries: list[tuple[str, Entry]] = field(default_factory=list)
+    # Of the spans, bytes.
+    size: int = 0
+    # No span can be made of its only record.
+    unreadable: bool = False
+    reached: dict[SegmentName, _Reach] = field(default_factory=dict)
+    # Segments that are done with, and how many of them end in a torn record.
+    done: list[SegmentName] = field(default_factory=list)
+    torn: int = 0
+
+
+class Backlog:
+    """The workers' chains in one directory. Used by one task; counts in `slot` what is lost or torn.
+
+    One of them at a time may be open on a directory.
+    """
+
+    kind = "w"
+
+    def __init__(self, directory: Path, slot: AgentSlot) -> None:
+        """Raises OSError if the directory cannot be used."""
+        self._directory = directory
+        self._slot = slot
+        self._sources: dict[SegmentName, _Source] = {}
+        # A save that nobody waits for any more may still be under way in its thread.
+        self._saving = threading.Lock()
+        cursor = load_cursor(directory)
+        self._cursor = cursor or CursorFile()
+        # Without a cursor nobody knows whether the records before a chain's first segment were delivered or lost. They are
+        # taken for delivered: their segments are removed only then.
+        self._presumed = {name.chain for name in self._segments()} if cursor is None else set()
+        self._unsaved = cursor is None
+
+    async def collect(self, max_records: int) -> Batch:
+        """The next records; settle them before the next call, or rewind. Raises OSError."""
+        batch = Batch()
+        names = self._segments()
+        for name in self._sources.keys() - names:  # removed by someone else
+            self._close(name)
+        for name in names:
+            source = self._open(name)
+            if source is None:
+                continue
+            finished = source.reader.finished()
+            if not await self._fill(batch, source, max_records):
+                break
+            if finished:
+                batch.reached.setdefault(name, _Reach(source.reader.position))
+                batch.done.append(name)
+                batch.torn += source.reader.rest() > 0
+        return batch
+
+    async def settle(self, batch: Batch, fate: Fate) -> None:
+        """The batch needs no more care: moves the cursor, removes finished segments. Raises OSError.
+
+        A crash before the cursor is saved brings the batch back: it is sent, or set aside, twice, and counted once.
+        """
+        lost = 0
+        for name, reach in batch.reached.items():
+            lost += self._account(name, reach, fate)
+            self._sources[name].reader.position = reach.position
+            self._cursor.segments[str(name)] = reach.position
+            self._unsaved = True
+        if lost:
+            self._slot.add(AgentWord.JOURNAL_LOST, lost)
+            _log.error("journal: %d records are damaged or missing", lost)
+        if batch.done:
+            try:
+                # First: without it, a segment that is gone would look like one whose records are missing.
+                await self.save()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+            self._remove(batch.done)  # on a full disk, this is what makes room
+        if batch.torn:
+            self._slot.add(AgentWord.JOURNAL_TORN, batch.torn)
+            _log.warning("journal: cut the torn tail of %d segments", batch.torn)
+
+    def rewind(self) -> None:
+        """Collects anew from what is settled."""
+        for source in self._sources.values():
+            source.reader.position = self._settled(source)
+
+    async def save(self) -> None:
+        """Saves the cursor, if it has moved. Raises OSError."""
+        if self._unsaved:
+            self._unsaved = False
+            try:
+                await asyncio.to_thread(self._save, self._cursor.encode())  # waits for the disk
+            except OSError:
+                self._unsaved = True
+                raise
+
+    def close(self) -> None:
+        """Saves the cursor and closes the files. Raises OSError if the cursor cannot be saved."""
+        for name in list(self._sources):
+            self._sources.pop(name).reader.close()
+        if self._unsaved:
+            self._save(self._cursor.encode())
+            self._unsaved = False
+
+    def tallies(self) -> dict[str, Tally]:
+        """What became of the records, by chain; chains of which nothing was settled yet may be missing."""
+        return dict(self._cursor.chains)
+
+    def forget(self, chains: Iterable[str]) -> None:
+        """Drops the tallies of chains whose end was reported. Chains that still have segments are kept."""
+        present = {name.chain for name in self._segments()}
+        for chain in chains:
+            if chain not in present and self._cursor.chains.pop(chain, None) is not None:
+                self._unsaved = True
+
+    def size(self) -> int:
+        """Bytes of records not yet settled."""
+        total = 0
+        for name in self._segments():
+            source = self._sources.get(name)
+            position = self._cursor.segments.get(str(name)) or (source.reader.first if source else None)
+            total += max(0, file_size(self._directory / str(name)) - (position.offset if position else 0))
+        return total
+
+    def unsettled(self) -> Unsettled:
+        """What is left, for the spool. Chains that are still being written are not among it. Raises OSError."""
+        self.rewind()
+        sources = [source for name in self._segments() if (source := self._open(name))]
+        growing = {source.name.chain for source in sources if not source.reader.finished()}
+        found = [s.name for s in sources if s.name.chain not in growing and s.reader.rest()]
+        for name in found:
+            self._cursor.chains.setdefault(name.chain, self._tally(name))
+        names, chains = set(map(str, found)), {name.chain for name in found}
+        cursor = CursorFile(
+            {name: position for name, position in self._cursor.segments.items() if name in names},
+            {chain: tally for chain, tally in self._cursor.chains.items() if chain in chains},
+        )
+        return Unsettled(found, cursor.encode())
+
+    async def spooled(self, copied: Unsettled, heads: Mapping[str, Head]) -> int:
+        """Removes what is safe in the spool; returns how many records. `heads`: by chain, when it was copied. Raises OSError.
+
+        From the moment the cursor is saved these segments are done with, also after a crash.
+        """
+        count = 0
+        for name in copied.segments:
+            head = heads[name.chain]
+            tally = self._cursor.chains[name.chain]
+            if not tally.spooled:
+                waiting = head.records - tally.settled
+                count += waiting
+                self._cursor.chains[name.chain] = msgspec.structs.replace(tally, spooled=waiting, head=head.head)
+            reader = self._sources[name].reader
+            reader.position = Position(reader.position.offset + reader.rest(), head.records)
+            self._cursor.segments[str(name)] = reader.position
+            self._unsaved = True
+        await self.save()
+        self._remove(copied.segments)
+        return count
+
+    def _save(self, content: bytes) -> None:
+        with self._saving:
+            save_cursor(self._directory, content)
+
+    async def _fill(self, batch: Batch, source: _Source, max_records: int) -> bool:
+        """Adds the segment's next records. True: it has no more; False: the batch is to be sent as it is."""
+        while (room := max_records - len(batch.spans)) > 0:
+            entries = source.reader.read(room)
+            if not entries:
+                return True
+            for count, entry in enumerate(entries):
+                if batch.size >= _MAX_BATCH_BYTES or batch.unreadable or not self._add(batch, source.name, entry):
+                    reach = batch.reached.get(source.name)
+                    source.reader.position = reach.position if reach else self._settled(source)
+                    return False
+                if count % _SLICE_RECORDS == _SLICE_RECORDS - 1:
+                    await asyncio.sleep(0)  # other tasks share the loop
+        return False
+
+    def _add(self, batch: Batch, name: SegmentName, entry: Entry) -> bool:
+        """False: no span can be made of it, and there are others in the batch, which are to be sent first."""
+        try:
+            chain, record = self._record(name, entry)
+            span = encode_span(record.payload, chain, record.sequence, record.hash)
+        except UnreadableRecordError:
+            if batch.spans:
+                return False
+            batch.unreadable = True
+            chain, record = name.chain, entry
+        else:
+            batch.spans.append(span)
+            batch.size += len(span)
+        batch.entries.append((chain, record))
+        reach = batch.reached.get(name)
+        if reach is None:
+            reach = batch.reached[name] = _Reach(entry.after)
+        reach.position, reach.head = entry.after, entry.hash
+        reach.count += 1
+        return True
+
+    def _record(self, name: SegmentName, entry: Entry) -> tuple[str, Entry]:
+        """The chain a record belongs to, and the record. Raises UnreadableRecordError."""
+        return name.chain, entry
+
+    def _account(self, name: SegmentName, reach: _Reach, fate: Fate) -> int:
+        """Tallies what was settled in one segment; returns how many records turned out to be lost."""
+        before = self._tally(name)
+        settled = max(before.settled, reach.position.sequence)
+        if before.spooled or settled == before.settled:
+            self._cursor.chains.setdefault(name.chain, before)
+            return 0
+        fresh = min(reach.count, settled - before.settled)
+        lost = settled - before.settled - fresh
+        self._cursor.chains[name.chain] = msgspec.structs.replace(
+            before,
+            settled=settled,
+            head=reach.head or self._sources[name].reader.previous,
+            quarantined=before.quarantined + (fresh if fate is Fate.QUARANTINED else 0),
+            discarded=before.discarded + (fresh if fate is Fate.DISCARDED else 0),
+            lost=before.lost + lost,
+        )
+        return lost
+
+    def _tally(self, name: SegmentName) -> Tally:
+        """That of a segment's chain, before anything of the segment is settled."""
+        tally = self._cursor.chains.get(name.chain)
+        if tally is not None:
+            return tally
+        reader = self._sources[name].reader
+        return Tally(reader.first.sequence, reader.previous) if name.chain in self._presumed else Tally()
+
+    def _segments(self) -> list[SegmentName]:
+        return [name for name in list_segments(self._directory) if name.kind == self.kind]
+
+    def _open(self, name: SegmentName) -> _Source | None:
+        source = self._sources.get(name)
+        if source is not None:
+            return source
+        path = self._directory / str(name)
+        try:
+            reader = SegmentReader(path, self._cursor.segments.get(str(name)))
+        except FileNotFoundError:
+            return None
+        except JournalError as error:
+            # Kept for people; the next segment's first number tells how many records are gone with it.
+            _log.error("journal: %s", error)
+            self._slot.add(AgentWord.JOURNAL_TORN)
+            path.rename(path.with_suffix(DAMAGED))
+            return None
+        source = self._sources[name] = _Source(name, reader)
+        return source
+
+    def _remove(self, names: Iterable[SegmentName]) -> None:
+        for name in names:
+            (self._directory / str(name)).unlink(missing_ok=True)
+            self._close(name)
+
+    def _close(self, name: SegmentName) -> None:
+        source = self._sources.pop(name, None)
+        if source is not None:
+            source.reader.close()
+        if self._cursor.segments.pop(str(name), None) is not None:
+            self._unsaved = True
+
+    def _settled(self, source: _Source) -> Position:
+        return self._cursor.segments.get(str(source.name), source.reader.first)
+
+
+class QuarantineBacklog(Backlog):
+    """The quarantined records of one directory: in the finished files that are there when it is opened.
+
+    A file is removed when all its records were delivered, and kept, all of it, if some are refused again. It has no cursor
+    and leaves that of the directory alone, so it may be used beside a running sidecar.
+    """
+
+    kind = QUARANTINE
+
+    def __init__(self, directory: Path, slot: AgentSlot) -> None:
+        self._names: list[SegmentName] = []
+        self._kept: set[SegmentName] = set()
+        super().__init__(directory, slot)
+        self._cursor = CursorFile()
+        for name in list_segments(directory):
+            source = self._open(name) if name.kind == self.kind else None
+            if source is not None and source.reader.finished():
+                self._names.append(name)
+
+    async def settle(self, batch: Batch, fate: Fate) -> None:
+        """As for any backlog; with another fate than delivered, the records stay where they are."""
+        for name, reach in batch.reached.items():
+            self._sources[name].reader.position = reach.position
+            self._cursor.segments[str(name)] = reach.position
+            if fate is not Fate.DELIVERED:
+                self._kept.add(name)
+        self._names = [name for name in self._names if name not in batch.done]
+        self._remove(name for name in batch.done if name not in self._kept)
+
+    async def save(self) -> None:
+        """There is nothing to save."""
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._unsaved = False
+        super().close()
+
+    def _segments(self) -> list[SegmentName]:
+        return self._names
+
+    def _record(self, name: SegmentName, entry: Entry) -> tuple[str, Entry]:
+        if entry.skipped:
+            _log.error("journal: %s: %d records are damaged; the file is kept", name, entry.skipped)
+            self._kept.add(name)
+        try:
+            was = decode_quarantined(entry.payload)
+        except msgspec.MsgspecError as error:
+            raise UnreadableRecordError(str(error)) from None
+        return was.chain, Entry(was.sequence, was.payload, was.hash, entry.after, entry.skipped)
+
+
+def file_size(path: Path) -> int:
+    """Bytes; 0 if there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,1 @@
+"""What goes up to the control plane besides acknowledgements: where the journal stands."""
