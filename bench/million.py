@@ -19,11 +19,11 @@ from typing import Any
 import grpc
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, decision_pb2, resources_pb2
 
-from bench import load, noop
+from bench import load, noop, questions
 from bench.processes import command, cpu_s, descendants, memory
 from examples.stack import Program, Stack
-from examples.story import CLEAN_ADDRESS, REAL_FEED, SAMPLE_FEED, Story
-from examples.world import LAPTOP, TENANT, Admin, World, at
+from examples.story import REAL_FEED, SAMPLE_FEED, Story
+from examples.world import TENANT, Admin, World, at
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 1000
@@ -118,19 +118,8 @@ def _messages(count: int) -> Iterator[admin_pb2.ImportResourcesRequest]:
     yield admin_pb2.ImportResourcesRequest(commit=admin_pb2.ImportCommit(count=count))
 
 
-def _question(world: World) -> bytes:
-    request = decision_pb2.EvaluateRequest(
-        subject=decision_pb2.SubjectRef(id="alice"),
-        action=decision_pb2.Action(name="payments.transfer"),
-        context=decision_pb2.Context(ip=CLEAN_ADDRESS, amount=decision_pb2.Amount(currency="EUR", units=120)),
-        session=decision_pb2.SessionEvidence(token=world.idp.token("alice", "nist-aal2", age_s=60)),
-        device=decision_pb2.DeviceEvidence(id="alice-laptop", fingerprint=LAPTOP),
-    )
-    return request.SerializeToString()
-
-
 def _wait_allow(stack: Stack, world: World) -> None:
-    request = decision_pb2.EvaluateRequest.FromString(_question(world))
+    request = questions.transfer(world)
     with grpc.insecure_channel(stack.sidecar_address) as channel:
         ask = channel.unary_unary(
             noop.PATH,
@@ -149,7 +138,7 @@ def _wait_allow(stack: Stack, world: World) -> None:
 
 def _compare(stack: Stack, world: World, rounds: int, calls: int) -> list[dict[str, Any]]:
     floor = Program("no-op", [sys.executable, "-m", "bench.noop"], {}, stack.folder / "noop.log")
-    message = _question(world)
+    message = questions.transfer(world).SerializeToString()
     try:
         address = floor.wait_ready()
         contenders = {

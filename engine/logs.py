@@ -31,19 +31,24 @@ _ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for cod
 _MAX_CAUSES = 8
 _MAX_FRAMES = 40
 
-_log = logging.getLogger(__name__)
+# The roots of our loggers' names.
+_OURS = ("engine", "sidecar", "controlplane", "sidestep")
 
-_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+_log = logging.getLogger(__name__)
 
 
 def configure(level: str, form: Format, process: str) -> None:
     """Sets up logging of this process, warnings and uncaught exceptions included; what was set up before is replaced.
 
-    `level`: debug, info, warning or error, in any case. `process`: named in every line. To be called before gRPC is used.
+    `level`: debug, info, warning or error, in any case, of our own lines. Of libraries only warnings and errors are shown: below
+    that they tell what they send, SQL with its values and headers with credentials among it. `process`: named in every
+    line. To be called before gRPC is used.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelName(level.upper())), handlers=[handler], force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
     # gRPC's C core writes lines of its own past Python's logging, and nothing that Python is not told as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A line that cannot be written is nothing to write about.

@@ -109,7 +109,7 @@ class Stack:
         self._listen = listen
         self._control_plane_listen = control_plane_listen
         self._echo_spans = echo_spans
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._folder = tempfile.TemporaryDirectory(prefix="sidestep-")
         self.folder = Path(self._folder.name)
         self.admin_address = ""
@@ -158,7 +158,7 @@ class Stack:
             # The receiver here takes traces only.
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.receiver.port}",
-        } | self._settings
+        } | self.settings
         self.sidecar = Program("sidecar", [program("sidestep-sidecar")], environment, self.folder / "sidecar.log")
         self.sidecar_address = self.sidecar.wait_ready()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -21,6 +23,7 @@ from controlplane.errors import SettingsError, StoreError
 
 _WRITES = "sidestep_writes"
 _BUSY_TIMEOUT_S = 10.0
+_RETRY_S = 0.01
 
 
 def open_engine(url: str) -> AsyncEngine:
@@ -84,12 +87,12 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
     # The driver would begin transactions by itself, and only before some statements: we begin them all, below.
     connection.isolation_level = None
+    connection.run_async(_use_write_ahead_log)
     cursor = connection.cursor()
     for pragma in (
-        "journal_mode = WAL",
         "synchronous = FULL",
         f"busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}",
         "cache_size = -32768",
@@ -98,6 +101,19 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+async def _use_write_ahead_log(connection: aiosqlite.Connection) -> None:
+    """Leaves the database in WAL mode. The switch, which only a new one needs, does not wait for a lock as all else does."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            async with connection.execute("PRAGMA journal_mode = WAL"):
+                return
+        except aiosqlite.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(_RETRY_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -66,8 +66,8 @@ def spot_draw(secret: bytes | None, tenant: str, subject: str, device_id: str, g
     if secret is None:
         return 0.0
     parts = (tenant, subject, device_id, grant_id, str(day))
-    drawn = hmac.digest(secret, b"spot-check\0" + "\0".join(parts).encode(), "sha256")
-    return int.from_bytes(drawn[:6], "big") / 2**48
+    digest = hmac.digest(secret, b"spot-check\0" + "\0".join(parts).encode(), "sha256")
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def day_of(now: float) -> int:

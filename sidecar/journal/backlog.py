@@ -21,8 +21,6 @@ import msgspec
 
 from sidecar.journal.cursor import CursorFile, Tally, load_cursor, save_cursor
 from sidecar.journal.heads import Head
-from sidecar.journal.quarantine import WRITER as QUARANTINE
-from sidecar.journal.quarantine import decode_quarantined
 from sidecar.journal.reader import Entry, Position, SegmentReader
 from sidecar.journal.segment import JournalError, SegmentName, list_segments
 from sidecar.journal.span import UnreadableRecordError, encode_span
@@ -64,10 +62,11 @@ class _Reach:
 
 
 class Unsettled(NamedTuple):
-    """Finished segments with records that are not settled, and the content of a cursor file for them."""
+    """Finished segments with records that are not settled, the content of a cursor file for them; and those without."""
 
     segments: list[SegmentName]
     cursor: bytes
+    done: list[SegmentName]
 
 
 @dataclass(slots=True)
@@ -81,6 +80,8 @@ class Batch:
     size: int = 0
     # No span can be made of its only record.
     unreadable: bool = False
+    # It took what it could hold: there are records behind it, as far as is known.
+    full: bool = False
     reached: dict[SegmentName, _Reach] = field(default_factory=dict)
     # Segments that are done with, and how many of them end in a torn record.
     done: list[SegmentName] = field(default_factory=list)
@@ -121,6 +122,7 @@ class Backlog:
                 continue
             finished = source.reader.finished()
             if not await self._fill(batch, source, max_records):
+                batch.full = True
                 break
             if finished:
                 batch.reached.setdefault(name, _Reach(source.reader.position))
@@ -202,7 +204,8 @@ class Backlog:
         self.rewind()
         sources = [source for name in self._segments() if (source := self._open(name))]
         growing = {source.name.chain for source in sources if not source.reader.finished()}
-        found = [s.name for s in sources if s.name.chain not in growing and s.reader.rest()]
+        finished = [source for source in sources if source.name.chain not in growing]
+        found = [source.name for source in finished if source.reader.rest()]
         for name in found:
             self._cursor.chains.setdefault(name.chain, self._tally(name))
         names, chains = set(map(str, found)), {name.chain for name in found}
@@ -210,7 +213,7 @@ class Backlog:
             {name: position for name, position in self._cursor.segments.items() if name in names},
             {chain: tally for chain, tally in self._cursor.chains.items() if chain in chains},
         )
-        return Unsettled(found, cursor.encode())
+        return Unsettled(found, cursor.encode(), [source.name for source in finished if source.name not in found])
 
     async def spooled(self, copied: Unsettled, heads: Mapping[str, Head]) -> int:
         """Removes what is safe in the spool; returns how many records. `heads`: by chain, when it was copied. Raises OSError.
@@ -230,7 +233,7 @@ class Backlog:
             self._cursor.segments[str(name)] = reader.position
             self._unsaved = True
         await self.save()
-        self._remove(copied.segments)
+        self._remove((*copied.segments, *copied.done))
         return count
 
     def _save(self, content: bytes) -> None:
@@ -240,14 +243,15 @@ class Backlog:
     async def _fill(self, batch: Batch, source: _Source, max_records: int) -> bool:
         """Adds the segment's next records. True: it has no more; False: the batch is to be sent as it is."""
         while (room := max_records - len(batch.spans)) > 0:
+            place = source.reader.position
             entries = source.reader.read(room)
             if not entries:
                 return True
             for count, entry in enumerate(entries):
                 if batch.size >= _MAX_BATCH_BYTES or batch.unreadable or not self._add(batch, source.name, entry):
-                    reach = batch.reached.get(source.name)
-                    source.reader.position = reach.position if reach else self._settled(source)
+                    source.reader.position = place
                     return False
+                place = entry.after
                 if count % _SLICE_RECORDS == _SLICE_RECORDS - 1:
                     await asyncio.sleep(0)  # other tasks share the loop
         return False
@@ -339,57 +343,6 @@ class Backlog:
 
     def _settled(self, source: _Source) -> Position:
         return self._cursor.segments.get(str(source.name), source.reader.first)
-
-
-class QuarantineBacklog(Backlog):
-    """The quarantined records of one directory: in the finished files that are there when it is opened.
-
-    A file is removed when all its records were delivered, and kept, all of it, if some are refused again. It has no cursor
-    and leaves that of the directory alone, so it may be used beside a running sidecar.
-    """
-
-    kind = QUARANTINE
-
-    def __init__(self, directory: Path, slot: AgentSlot) -> None:
-        self._names: list[SegmentName] = []
-        self._kept: set[SegmentName] = set()
-        super().__init__(directory, slot)
-        self._cursor = CursorFile()
-        for name in list_segments(directory):
-            source = self._open(name) if name.kind == self.kind else None
-            if source is not None and source.reader.finished():
-                self._names.append(name)
-
-    async def settle(self, batch: Batch, fate: Fate) -> None:
-        """As for any backlog; with another fate than delivered, the records stay where they are."""
-        for name, reach in batch.reached.items():
-            self._sources[name].reader.position = reach.position
-            self._cursor.segments[str(name)] = reach.position
-            if fate is not Fate.DELIVERED:
-                self._kept.add(name)
-        self._names = [name for name in self._names if name not in batch.done]
-        self._remove(name for name in batch.done if name not in self._kept)
-
-    async def save(self) -> None:
-        """There is nothing to save."""
-
-    def close(self) -> None:
-        """Closes the files."""
-        self._unsaved = False
-        super().close()
-
-    def _segments(self) -> list[SegmentName]:
-        return self._names
-
-    def _record(self, name: SegmentName, entry: Entry) -> tuple[str, Entry]:
-        if entry.skipped:
-            _log.error("journal: %s: %d records are damaged; the file is kept", name, entry.skipped)
-            self._kept.add(name)
-        try:
-            was = decode_quarantined(entry.payload)
-        except msgspec.MsgspecError as error:
-            raise UnreadableRecordError(str(error)) from None
-        return was.chain, Entry(was.sequence, was.payload, was.hash, entry.after, entry.skipped)
 
 
 def file_size(path: Path) -> int:

@@ -13,6 +13,8 @@ from engine.facts import Facts
 from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
 VERSION = 2
+# With room for the envelope it gets if it is set aside (quarantine.py).
+_MAX_BYTES = MAX_RECORD_BYTES - 256
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="decision"):
@@ -79,11 +81,11 @@ _DECODER: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord
 
 
 def encode_record(record: AnyRecord) -> bytes:
-    """The record as MessagePack. Raises JournalError if it is larger than MAX_RECORD_BYTES: appended with others it would
-    keep all of them out of the journal."""
+    """The record as MessagePack. Raises JournalError if it is too large for the journal: appended with others it would keep
+    all of them out."""
     encoded = _ENCODER.encode(record)
-    if len(encoded) > MAX_RECORD_BYTES:
-        raise JournalError(f"the record of a decision has {len(encoded)} bytes, {MAX_RECORD_BYTES} are possible")
+    if len(encoded) > _MAX_BYTES:
+        raise JournalError(f"the record of a decision has {len(encoded)} bytes, {_MAX_BYTES} are possible")
     return encoded
 
 

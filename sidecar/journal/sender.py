@@ -93,7 +93,7 @@ class Sender:
         if self._exporter is None:
             self._slot.add(AgentWord.JOURNAL_DISCARDED, len(batch.entries))
             await self._backlog.settle(batch, Fate.DISCARDED)
-            return 0.0
+            return _linger_s(batch)
         if batch.unreadable:
             return await self._set_aside(batch, "no span can be made of it")
         result = await self._exporter.export(encode_request(batch.spans, self._resource), timeout_s)
@@ -110,7 +110,7 @@ class Sender:
         self._slot.add(AgentWord.JOURNAL_SHIPPED, len(batch.spans))
         self._exemplars.offer(batch.spans)
         await self._backlog.settle(batch, Fate.DELIVERED)
-        return 0.0
+        return _linger_s(batch)
 
     @property
     def owes(self) -> bool:
@@ -165,3 +165,8 @@ class Sender:
         self._slot.add(AgentWord.JOURNAL_QUARANTINED, len(records))
         await self._backlog.settle(batch, Fate.QUARANTINED)
         return 0.0
+
+
+def _linger_s(batch: Batch) -> float:
+    """How long to wait for more records: what came during an export is few, and every export has its price."""
+    return 0.0 if batch.full else _IDLE_S

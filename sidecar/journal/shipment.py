@@ -16,12 +16,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sidecar.journal.backlog import DAMAGED, Backlog, QuarantineBacklog
+from sidecar.journal.backlog import DAMAGED, Backlog
 from sidecar.journal.claim import locked
 from sidecar.journal.cursor import CURSOR_FILE, Tally
 from sidecar.journal.export import Exporter, Verdict
 from sidecar.journal.heads import Heads
 from sidecar.journal.quarantine import Quarantine, Quarantined, quarantine_segments
+from sidecar.journal.quarantine_backlog import QuarantineBacklog
 from sidecar.journal.reader import SegmentReader
 from sidecar.journal.resource import INSTANCE, RESOURCE_FILE, load_resource
 from sidecar.journal.segment import JournalError, list_segments, parse_segment_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
@@ -170,18 +172,23 @@ class Pod:
         return self._program.process.pid
 
     def child(self, role: str) -> int | None:
-        """Process id of the agent or the worker at this moment, whatever it is doing; None: there is none."""
+        """Process id of the agent or a worker at this moment, whatever it is doing; None: there is none."""
+        return next(iter(self.children(role)), None)
+
+    def children(self, role: str) -> list[int]:
+        """Process ids of the agent or the workers at this moment, whatever they are doing."""
+        found = []
         with suppress(OSError):
             for pid in map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()):
                 with suppress(OSError):
                     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                     # A process that was forked a moment ago still shows the supervisor's own.
                     if b"sidecar.app" in words and role.encode() in words:
-                        return pid
-        return None
+                        found.append(pid)
+        return found
 
     def kill(self, *roles: str) -> None:
-        """SIGKILL to the agent, the worker or both, as soon as they exist."""
+        """SIGKILL to the agent, a worker or both, as soon as they exist."""
         for role in roles:
             os.kill(until(partial(self.child, role), f"the {role} to be started; {self.log()}"), signal.SIGKILL)
 
@@ -193,10 +200,24 @@ class Pod:
         self._program.end()
         until(lambda: not any(map(_runs, orphans)), "agent and worker to die with their supervisor")
 
+    def terminate(self) -> None:
+        """SIGTERM; `stop` waits for the end."""
+        os.kill(self.pid, signal.SIGTERM)
+
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         assert self._program is not None
         return self._program.stop()
+
+    def readyz(self) -> dict[str, Any]:
+        """The body of /readyz."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()
+        found: dict[str, Any] = json.loads(body)
+        return found
 
     def metrics(self) -> str:
         """All metrics, as text."""

@@ -3,7 +3,7 @@
     python -m tests.fakes.child ROLE INDEX PARENT PAGE DIARY [TRAIT...]
 
 Writes what happens to it into the file DIARY, a line each. Traits: `stubborn` ignores SIGTERM; `silent` stops beating once it
-serves; `broken` exits with 7 at once; `unloaded` serves without data.
+serves; `broken` exits with 7 at once; `unloaded` serves without data; `fragile` is killed by its first SIGTERM, once.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def main(role: str, index: int, parent: int, page_path: Path, diary: Path, *trai
     while not stop.wait(0.05):
         if "silent" not in traits:
             slot.beat()
+    if "fragile" in traits and f"{role}-{index} killed" not in diary.read_text():
+        write("killed")
+        os.kill(os.getpid(), signal.SIGKILL)
     slot.set_state(State.DRAINING)
     write(f"end deadline={page.drain_deadline_ms > 0}")
     listener.close()

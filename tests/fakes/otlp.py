@@ -73,15 +73,15 @@ def always(code: grpc.StatusCode, retry_after_s: float | None = None) -> Callabl
 class Receiver(ABC):
     """What a receiver keeps and how it misbehaves, over any protocol. Thread-safe.
 
-    Listens on an ephemeral loopback port as soon as it is made.
+    Listens on a loopback port as soon as it is made; 0: an ephemeral one.
     """
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, port: int = 0) -> None:
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._dying = threading.Event()
         self.tls = tls
-        self._port = 0
+        self._port = port
         self.resources: list[dict[str, object]] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         # When calls came in (time.monotonic()), refused ones too.

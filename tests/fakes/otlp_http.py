@@ -50,13 +50,13 @@ class Answer(NamedTuple):
 class OtlpHttpReceiver(Receiver):
     """OTLP over HTTP/1.1, with keep-alive."""
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, port: int = 0) -> None:
         self._server: _Server | None = None
         # Sent instead of receiving anything.
         self.answer: Answer | None = None
         # Path and headers of every request.
         self.paths: list[str] = []
-        super().__init__(tls)
+        super().__init__(tls, port)
 
     def url(self, signal: str = "traces") -> str:
         """Where to post that signal to."""

@@ -16,6 +16,7 @@ import pytest
 from sidestep.v1 import resources_pb2
 
 from engine.names import Collection, Lane
+from sidecar.journal.cursor import Tally, load_cursor
 from sidecar.journal.export import open_exporter
 from sidecar.journal.resource import load_resource
 from sidecar.journal.segment import SegmentWriter, list_segments, worker_name
@@ -375,6 +376,9 @@ def test_killed_at_any_moment_it_loses_no_record(pod: Pod) -> None:
     assert len({span.span_id for span in pod.receiver.spans}) == written
     assert pod.count(AgentWord.JOURNAL_LOST) == 0
     assert pod.end()[0] == 0
+    cursor = load_cursor(pod.data / "journal")
+    assert cursor is not None
+    assert cursor.chains == {writer.chain: Tally(written, writer.head)}, "sent twice, counted once"
 
 
 def test_without_a_sink_records_are_discarded(pod: Pod) -> None:

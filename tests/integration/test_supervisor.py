@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.page import Page, State
+from sidecar.page import EXPORT_STATES, AgentWord, Page, State, WorkerWord
 from sidecar.store.generation import DataDir, is_suspect
 
 
@@ -275,6 +275,66 @@ def test_draining_means_not_ready_and_nothing_is_restarted(start: Start) -> None
     supervised.process.communicate(timeout=10)
     assert supervised.process.returncode == 0
     assert len(supervised.pids("worker-0")) == 1
+
+
+def test_an_agent_that_has_just_died_is_there_again_to_ship_what_is_left(start: Start) -> None:
+    supervised = start()
+    supervised.ready()
+    for deaths in range(1, 4):  # so that it is in a pause now
+        supervised.wait_for_starts("agent-0", deaths)
+        os.kill(supervised.pids("agent-0")[-1], signal.SIGKILL)
+    code, _ = supervised.end()
+    assert code == 0
+    assert supervised.diary()[-1] == "agent-0 end deadline=True"
+
+
+def test_an_agent_that_dies_of_draining_is_started_once_more(start: Start) -> None:
+    supervised = start({"agent": ["fragile"]})
+    supervised.ready()
+    supervised.wait_for_starts("agent-0", 1)
+    until(lambda: json.loads(supervised.get("/readyz")[1])["processes"]["agent"] == "serving")
+    code, errors = supervised.end()
+    assert code == 0
+    assert "agent ended by signal 9" in errors
+    assert "before it was done with the journal" in errors
+    assert supervised.diary()[-1] == "agent-0 end deadline=True"
+    assert len(supervised.pids("agent-0")) == 2
+
+
+def test_an_agent_that_cannot_start_does_not_keep_the_pod_from_ending(start: Start) -> None:
+    supervised = start({"agent": ["broken"]}, shutdown_grace_s=60.0)
+    supervised.ready()
+    supervised.wait_for_starts("agent-0", 3)
+    code, _ = supervised.end()  # would take longer than a test waits
+    assert code == 0
+
+
+def test_the_probes_name_the_journal(start: Start) -> None:
+    supervised = start()
+    supervised.ready()
+    page = Page(supervised.data / "page")
+    page.agent.set(AgentWord.JOURNAL_LOST, 2)
+    page.agent.set(AgentWord.JOURNAL_QUARANTINED, 4)
+    page.agent.set(AgentWord.JOURNAL_BACKLOG, 7)
+    page.agent.set(AgentWord.EXPORT_STATE, EXPORT_STATES.index("refusing"))
+    page.agent.set(AgentWord.SPOOL_UNUSABLE, 1)
+    page.worker(0).set(WorkerWord.UNRECORDED, 3)
+    page.worker(0).set(WorkerWord.JOURNAL_FULL, 1)
+    for path in ("/startz", "/readyz"):
+        status, body = supervised.get(path)
+        assert status == 200, "a journal in trouble is no reason to stop answering"
+        assert json.loads(body)["journal"] == {
+            "sink": "otlp",
+            "state": "refusing",
+            "full": True,
+            "lost": 5,
+            "unrecorded": 3,
+            "quarantined": 4,
+            "backlog": 7,
+            "spool_unusable": True,
+        }
+    assert "journal" not in json.loads(supervised.get("/healthz")[1])
+    page.close()
 
 
 @pytest.mark.parametrize(("required", "status"), [(False, 200), (True, 503)])

@@ -22,7 +22,7 @@ from tests.fakes.history import History
 from tests.fakes.otlp import OtlpReceiver, plain
 from tests.fakes.records import TRACEPARENT
 from tests.golden import openmetrics
-from tests.processes import Program, sidecar, until
+from tests.processes import Program, controlplane, sidecar, until
 
 SUBJECT = "someone-nobody-may-read-about"
 
@@ -159,6 +159,14 @@ def test_counters_go_on_when_the_agent_is_killed(tmp_path: Path) -> None:
         assert sum(point.as_int for point in sent(receiver, "sidestep.journal.shipped")) >= 3
         assert sum(point.as_int for point in sent(receiver, "sidestep.sync.snapshots")) >= 2
         assert sent_since(receiver) == began, "the counters' beginning is that of the page, not of the agent"
+
+
+def test_the_control_plane_logs_in_the_same_form(tmp_path: Path) -> None:
+    with controlplane(tmp_path, SIDESTEP_CP_LOG_LEVEL="DEBUG") as program:
+        assert program.stop() == 0
+    lines = [json.loads(line) for line in program.errors().splitlines()]
+    assert {line["process"] for line in lines} == {"controlplane"}
+    assert lines[-1]["message"] == "stopping"
 
 
 def sent_since(receiver: OtlpReceiver) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,7 +92,7 @@ def test_an_exception_is_told_by_types_and_places_without_values() -> None:
 
 
 def test_the_systems_own_words_are_kept() -> None:
-    error = caught(lambda: open(f"/nowhere/{SECRET}"))
+    error = caught(lambda: Path(f"/nowhere/{SECRET}").read_bytes())
     shown = json.dumps(as_json(record(error=error)))
     assert "FileNotFoundError (No such file or directory)" in shown
     assert SECRET not in shown
@@ -135,6 +137,32 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert "\x1b" not in plain
 
 
+def log_calls() -> list[tuple[str, ast.Call]]:
+    root = Path(__file__).parents[2]
+    calls = []
+    for package in ("engine", "sidecar", "controlplane"):
+        for path in sorted((root / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    owner = node.func.value
+                    if isinstance(owner, ast.Name) and owner.id.lower() in ("_log", "log", "logger"):
+                        calls.append((f"{path.relative_to(root)}:{node.lineno}", node))
+    return calls
+
+
+def test_log_calls_name_nobody_and_leave_formatting_to_logging() -> None:
+    personal = {"subject", "subject_id", "session", "session_id", "user", "user_id", "ip", "client_address", "token"}
+    personal |= {"request", "facts", "record", "payload", "response", "fingerprint", "device", "device_id"}
+    calls = log_calls()
+    assert len(calls) > 30
+    for where, call in calls:
+        template, *arguments = call.args
+        assert isinstance(template, ast.Constant), f"{where}: not a constant text"
+        for argument in arguments:
+            name = argument.attr if isinstance(argument, ast.Attribute) else getattr(argument, "id", "")
+            assert name not in personal, f"{where}: {name} may be personal data"
+
+
 def run(form: str, level: str, script: str) -> list[str]:
     """The lines a process writes to standard error."""
     code = f"import logging\nfrom engine.logs import configure\nconfigure({level!r}, {form!r}, 'worker-0')\n{script}"
@@ -171,9 +199,27 @@ fail()
 
 
 def test_text_is_for_people_and_levels_are_heeded() -> None:
-    script = "logging.getLogger('x').info('hidden'); logging.getLogger('x').warning('shown\\nhere')"
+    script = "logging.getLogger('sidecar').info('hidden'); logging.getLogger('x').warning('shown\\nhere')"
     (line,) = run("text", "warning", script)
     assert line.endswith(" WARNING worker-0: shown\\x0ahere")
+
+
+def test_of_libraries_only_warnings_and_errors_are_shown() -> None:
+    script = """
+for name in ("aiosqlite", "httpcore.http11", "sidecar.x", "controlplane.y", "engine.z", "sidestep.supervisor"):
+    logging.getLogger(name).debug("what was sent")
+logging.getLogger("httpx").info("HTTP Request")
+logging.getLogger("httpx").warning("careful")
+"""
+    lines = [json.loads(line) for line in run("json", "debug", script)]
+    assert [line["logger"] for line in lines] == [
+        "sidecar.x",
+        "controlplane.y",
+        "engine.z",
+        "sidestep.supervisor",
+        "httpx",
+    ]
+    assert [json.loads(line)["logger"] for line in run("json", "error", script)] == []
 
 
 def test_logging_without_standard_error_is_no_error() -> None:

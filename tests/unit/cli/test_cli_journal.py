@@ -276,15 +276,21 @@ def test_without_report_no_control_plane_is_needed(receiver: OtlpReceiver, tmp_p
 def test_what_the_collector_does_not_take_stays_and_is_reported_right(
     sidestep: Sidestep, server: AdminServer, receiver: OtlpReceiver, journal: Path
 ) -> None:
-    writer = make_journal(journal, 5)
+    writer = make_journal(journal, 600)  # more than one batch
     report(server, writer, ended=True)
-    receiver.fail = always(grpc.StatusCode.PERMISSION_DENIED)
+
+    def deny_after_the_first(request: Any) -> None:
+        if receiver.spans:
+            always(grpc.StatusCode.PERMISSION_DENIED)(request)
+
+    receiver.fail = deny_after_the_first
     assert "the collector takes no more" in sidestep("journal", "ship", str(journal), code=3)
     status = chains(server)[writer.chain]
-    assert (status.chain.settled, status.chain.records, status.conflicts) == (0, 5, 0)
+    assert (status.chain.settled, status.chain.records, status.conflicts) == (512, 600, 0)
     receiver.fail = None
     sidestep("journal", "ship", str(journal))
-    assert chains(server)[writer.chain].chain.settled == 5
+    status = chains(server)[writer.chain]
+    assert (status.chain.settled, status.chain.records, status.conflicts) == (600, 600, 0)
 
 
 def test_refused_records_are_set_aside_and_can_be_shipped_later(

@@ -199,23 +199,24 @@ def test_reports_that_come_together_are_written_together_and_each_gets_its_answe
     asyncio.run(scenario())
 
 
-def test_who_has_gone_delays_nobody_and_closing_loses_nothing(tmp_path: Path) -> None:
+def test_what_nobody_waits_for_is_not_written_and_closing_loses_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         url = f"sqlite+aiosqlite:///{tmp_path}/cp.db"
         store = await Store.open(url)
         async with store.journals._writing:
-            gone = asyncio.create_task(store.journals.report("gone", [chain(1)]))
+            calls = []
+            for sidecar in ("first", "gone", "late"):  # the first is being written, the others wait behind it
+                calls.append(asyncio.create_task(store.journals.report(sidecar, [chain(1)])))
+                await asyncio.sleep(0)
             await asyncio.sleep(0)
-            late = asyncio.create_task(store.journals.report("late", [chain(1)]))
-            await asyncio.sleep(0)
-            gone.cancel()
+            calls[1].cancel()
             closing = asyncio.create_task(store.close())
             await asyncio.sleep(0)
             assert not closing.done()
-        assert await late == []
+        assert await calls[0] == await calls[2] == []
         await closing
         store = await Store.open(url)
-        assert "late" in [status.sidecar for status in await store.journals.read("", ("", ""), 10)]
+        assert [status.sidecar for status in await store.journals.read("", ("", ""), 10)] == ["first", "late"]
         await store.close()
 
     asyncio.run(scenario())

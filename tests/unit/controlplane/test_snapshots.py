@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sidestep.v1 import sync_pb2
+from sidestep.v1 import report_pb2, sync_pb2
 
 from controlplane.changes import Changes
 from controlplane.errors import DamagedError, NotFoundError, StoreError
@@ -252,5 +253,33 @@ def test_compaction_keeps_the_log_bounded_but_not_shorter_than_a_lease_needs(run
         assert again.offer.cursor.revision == 20
         again.release()
         assert await retention.compact() == 0
+
+    run(scenario)
+
+
+def test_retention_forgets_journals_that_are_no_longer_reported(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        chain = report_pb2.JournalChain(chain="w0-0192f3c4a1b2", records=1, head=bytes(32))
+        chain.report_time.GetCurrentTime()
+        now = time.time()
+        for sidecar, at in (("old", now - 3_700), ("new", now)):
+            monkeypatch.setattr("controlplane.store.journals.time.time", lambda at=at: at)
+            await rig.store.journals.report(sidecar, [chain])
+        monkeypatch.undo()
+        retention = Retention(
+            rig.store,
+            rig.changes,
+            rig.snapshots,
+            log_entries=5,
+            log_bytes=1 << 30,
+            sidecars_s=86_400.0,
+            journals_s=3_600.0,
+        )
+        working = asyncio.create_task(retention.run())
+        async with asyncio.timeout(10):
+            while len(chains := await rig.store.journals.read("", ("", ""), 10)) == 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        working.cancel()
+        assert [status.sidecar for status in chains] == ["new"]
 
     run(scenario)

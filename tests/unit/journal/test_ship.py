@@ -64,6 +64,22 @@ async def test_a_batch_holds_at_most_512_records(bench: Bench) -> None:
 
 
 @in_a_loop
+async def test_a_full_batch_is_followed_at_once_and_a_smaller_one_after_a_pause(bench: Bench) -> None:
+    # Under load there is always a record more: sent as soon as it is there, each would be an export of its own.
+    with OtlpReceiver() as receiver:
+        writer = bench.writer()
+        writer.append(encoded_records(600))
+        async with bench.exporting(receiver.endpoint) as exporter:
+            shipper = bench.shipper(exporter)
+            assert await shipper.step() == 0
+            assert await shipper.step() > 0
+            writer.append(encoded_records(1))
+            assert await shipper.step() > 0
+            shipper.close()
+        assert len(receiver.spans) == 601
+
+
+@in_a_loop
 async def test_a_receiver_that_is_down_costs_nothing_but_time(bench: Bench) -> None:
     records = encoded_records(300)
     with OtlpReceiver() as receiver:

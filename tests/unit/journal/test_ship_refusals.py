@@ -8,13 +8,14 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from sidecar.journal import sender
+from sidecar.journal import quarantine, sender
 from sidecar.journal.quarantine import Quarantined
 from sidecar.journal.reader import Entry, SegmentReader
-from sidecar.journal.segment import list_segments
+from sidecar.journal.record import encode_record
+from sidecar.journal.segment import JournalError, list_segments
 from sidecar.page import EXPORT_STATES, AgentWord
 from tests.fakes.otlp import OtlpReceiver, Refusal, always, attributes
-from tests.fakes.records import encoded_records
+from tests.fakes.records import encoded_records, make_record
 from tests.fakes.shipping import Bench, ids, in_a_loop
 
 
@@ -212,3 +213,29 @@ async def test_bytes_no_span_can_be_made_of_are_set_aside(bench: Bench) -> None:
         assert receiver.decision_ids() == ids(records)
         assert [attributes(span)["sidestep.journal.seq"] for span in receiver.spans] == [0, 1, 3, 5]
     assert bench.count(AgentWord.JOURNAL_QUARANTINED) == 2
+
+
+@in_a_loop
+async def test_the_largest_record_there_is_can_be_set_aside(bench: Bench) -> None:
+    record = make_record(request_id="x")
+    spare = (1 << 20) - 256 - len(encode_record(record)) - 4  # what MessagePack needs more for a longer text
+    encoded = encode_record(make_record(request_id="x" * (spare + 1)))
+    with pytest.raises(JournalError):
+        encode_record(make_record(request_id="x" * (spare + 2)))
+    bench.writer().append([encoded])
+    with OtlpReceiver() as receiver:
+        receiver.fail = always(grpc.StatusCode.INVALID_ARGUMENT)
+        async with bench.shipping(receiver.endpoint, quarantine_bytes=8 << 20):
+            await bench.until(lambda: bench.count(AgentWord.JOURNAL_QUARANTINED) == 1)
+    assert [each.payload for each in bench.quarantined()] == [encoded]
+
+
+@in_a_loop
+async def test_many_records_that_are_set_aside_share_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine, "_FEW_FILES", 3)
+    place = quarantine.Quarantine(bench.journal, 1 << 20)
+    for record in encoded_records(10):
+        assert place.put([Quarantined("w0-000000000001", 0, bytes(32), record)])
+    assert len(quarantine.quarantine_segments(bench.journal)) == 3
+    assert len(bench.quarantined()) == 10
+    place.close()
