@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return _EXIT_SETTINGS
     if options.role == "check":
+        problem = _callers_problem(config)
+        if problem:
+            print(problem, file=sys.stderr)  # noqa: T201
+            return _EXIT_SETTINGS
         print(json.dumps(_supervisor_settings(config)))  # noqa: T201
         return 0
 
@@ -84,6 +88,20 @@ def _worker(config: Config, page: Page, index: int) -> int:
     return worker.run(config.model_copy(update={"listen": listen}), index, slot)
 
 
+def _callers_problem(config: Config) -> str:
+    """What is wrong with the callers' file; empty: nothing. Later it may be wrong without harm, but not at the start."""
+    if config.callers is None:
+        return ""
+    from sidecar.callers import CallersError, read_callers
+    from sidecar.watched import WatchedFiles
+
+    try:
+        read_callers(str(config.callers), WatchedFiles())
+    except CallersError as error:
+        return f"SIDESTEP_CALLERS: {error}"
+    return ""
+
+
 def _supervisor_settings(config: Config) -> dict[str, object]:
     """The fields of `sidecar.supervisor.Settings`."""
     return {
@@ -95,6 +113,7 @@ def _supervisor_settings(config: Config) -> dict[str, object]:
         "shutdown_grace_s": config.shutdown_grace_s,
         "ready_requires_sync": config.ready_requires_sync,
         "journal_sink": config.journal_sink,
+        "callers": config.callers is not None,
         "log_level": config.log_level,
         "log_format": config.log_format,
     }

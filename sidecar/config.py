@@ -98,7 +98,9 @@ class Config(BaseModel):
     tenant: Annotated[str, BeforeValidator(_tenant)]
     # Where decisions are served.
     listen: Annotated[tuple[Listener, ...], BeforeValidator(parse_listeners)] = parse_listeners("127.0.0.1:9191")
-    # Serve TCP beyond this host. Callers are not authenticated there, so only behind something that does.
+    # The services that may call, and their tokens: see sidecar/callers.py. Unset: development mode, anyone is served.
+    callers: Path | None = None
+    # Serve TCP beyond this host. Nothing is encrypted there, tokens included, so only behind something that does.
     allow_non_loopback: bool = False
     # Health and metrics.
     http_listen: Annotated[Address, BeforeValidator(parse_address)] = parse_address("127.0.0.1:9192")
@@ -113,7 +115,7 @@ class Config(BaseModel):
     hard_stale_s: Duration = Field(default=3600.0, gt=0)
     max_message_bytes: Size = Field(default=64 << 10, ge=1024, le=4 * _MIB)
     reflection: bool = False
-    # Every caller may ask for an explanation. A manual for an attacker: for development, on loopback only.
+    # In development mode, everyone may ask for an explanation. A manual for an attacker: on loopback only.
     diagnose: bool = False
     # Whether an unsynced sidecar makes the pod unready.
     ready_requires_sync: bool = False
@@ -167,6 +169,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"SIDESTEP_LISTEN: {exposed[0]} can be reached from other hosts; "
                 "if that is meant, set SIDESTEP_ALLOW_NON_LOOPBACK=true"
+            )
+        if self.callers is not None and self.diagnose:
+            raise ValueError(
+                "SIDESTEP_DIAGNOSE: is for development, without SIDESTEP_CALLERS; there, `diagnose: true` permits one caller"
             )
         if exposed and self.diagnose:
             raise ValueError("SIDESTEP_DIAGNOSE: only with listeners on loopback or Unix sockets")

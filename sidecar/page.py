@@ -49,7 +49,16 @@ BASES = (
 )
 """Label values; the index is the number of `sidestep.v1.Basis`."""
 
-ERRORS = ("invalid_argument", "resource_exhausted", "unavailable", "deadline_exceeded", "internal", "other")
+ERRORS = (
+    "invalid_argument",
+    "resource_exhausted",
+    "unavailable",
+    "deadline_exceeded",
+    "internal",
+    "unauthenticated",
+    "permission_denied",
+    "other",
+)
 """Closed set of calls that ended without a decision, by gRPC status."""
 
 LATENCY_BOUNDS_S = (
@@ -120,6 +129,12 @@ class WorkerWord(IntEnum):
     JOURNAL_BYTES = 92
     # 1 while the journal is at its bound and exemptions are off.
     JOURNAL_FULL = 93
+    # Callers whose tokens it knows; 0 also in development mode, where nobody needs one.
+    CALLERS = 94
+    # 1 while SIDESTEP_CALLERS or a token file cannot be used as it is now: what was read before holds.
+    CALLERS_UNUSABLE = 95
+    # Times that began, or went on for another reason.
+    CALLERS_FAILURES = 96
 
 
 @unique

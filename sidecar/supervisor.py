@@ -75,6 +75,8 @@ class Settings(NamedTuple):
     journal_sink: str
     log_level: str
     log_format: logs.Format
+    # Whether calls need a caller's token; else it is development mode.
+    callers: bool = False
 
 
 def app_command(role: str, index: int) -> list[str]:
@@ -109,6 +111,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervises until SIGTERM or SIGINT, then drains. Must be called from the main thread."""
+        if not self._settings.callers:
+            _log.warning("SIDESTEP_CALLERS is not set: development mode, whoever reaches the sidecar is served")
         wakeup = _Wakeup()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -225,6 +229,15 @@ class Supervisor:
             "processes": {child.name: child.state.name.lower() for child in (self.agent, *self.workers)},
             "sync_connected": bool(self._page.agent.get(AgentWord.SYNC_CONNECTED)),
             "journal": self._journal(),
+        } | self._callers()
+
+    def _callers(self) -> dict[str, object]:
+        if not self._settings.callers:
+            return {"callers": "development mode: anyone is served"}
+        workers = [self._page.worker(index) for index in range(self._page.workers)]
+        return {
+            "callers": min(worker.get(WorkerWord.CALLERS) for worker in workers),
+            "callers_unusable": any(worker.get(WorkerWord.CALLERS_UNUSABLE) for worker in workers),
         }
 
     def _journal(self) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import TextIO
 
 import click
@@ -17,6 +19,7 @@ from controlplane.cli.program import Leaf, pass_client
 from controlplane.cli.values import label
 
 DEFAULT_ADDRESS = "127.0.0.1:9191"
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _EXIT_CODES = {
     decision_pb2.OUTCOME_ALLOW: 0,
     decision_pb2.OUTCOME_STEP_UP: STEP_UP,
@@ -30,8 +33,13 @@ _EXIT_CODES = {
 @click.option("--file", "-f", type=click.File(encoding="utf-8"), required=True, help="The question (`-`: stdin).")
 @click.option("--explain", is_flag=True, help="Ask for every step, value and threshold; needs the diagnose permission.")
 @click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="Sidecar: HOST:PORT or unix:PATH.")
+@click.option(
+    "--token-file",
+    type=click.File(encoding="utf-8"),
+    help="File with a caller's token in its first line. Sent to sidecars on this machine only.",
+)
 @pass_client
-def evaluate(client: Client, file: TextIO, explain: bool, address: str) -> int:
+def evaluate(client: Client, file: TextIO, explain: bool, address: str, token_file: TextIO | None) -> int:
     """Ask a sidecar whether an action may go on without step-up.
 
     The question is an EvaluateRequest in YAML (the JSON mapping of protobuf). Exits with 0 for ALLOW, 10 for STEP_UP, 11 for
@@ -45,7 +53,8 @@ def evaluate(client: Client, file: TextIO, explain: bool, address: str) -> int:
     manifests.fill(request, tree.value, tree, (), documents[0])
     request.tenant = request.tenant or client.tenant_option or ""
     request.explain = request.explain or explain
-    response = _ask(client, address, request)
+    metadata = _authorization(token_file, address) if token_file is not None else ()
+    response = _ask(client, address, request, metadata)
     if client.output == "table":
         show_decision(response)
         if request.explain and not response.HasField("explanation"):
@@ -55,11 +64,38 @@ def evaluate(client: Client, file: TextIO, explain: bool, address: str) -> int:
     return _EXIT_CODES.get(response.outcome, REFUSED)
 
 
-def _ask(client: Client, address: str, request: decision_pb2.EvaluateRequest) -> decision_pb2.EvaluateResponse:
+def _authorization(token_file: TextIO, address: str) -> tuple[tuple[str, str], ...]:
+    """The caller's token as metadata. Raises Failure, which does not repeat the token."""
+    if not _is_local(address):
+        raise Failure(f"--address: {address} is not on this machine, and nothing would hide the token on the way")
+    try:
+        token = token_file.readline(65536).strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not _TOKEN.fullmatch(token):
+        raise Failure(f"--token-file: {label(token_file)}: the first line is no token (printable ASCII without spaces)")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _ask(
+    client: Client, address: str, request: decision_pb2.EvaluateRequest, metadata: tuple[tuple[str, str], ...]
+) -> decision_pb2.EvaluateResponse:
     with open_channel(address) as channel:
         stub = decision_pb2_grpc.DecisionServiceStub(channel)  # type: ignore[no-untyped-call]
         try:
-            response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=client.deadline_s)
+            response: decision_pb2.EvaluateResponse = stub.Evaluate(
+                request, timeout=client.deadline_s, metadata=metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, address) from None
     return response

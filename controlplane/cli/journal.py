@@ -137,7 +137,7 @@ def ship(client: Client, folder: Path, quarantined: bool, no_report: bool) -> in
             told = False
     if not told or any(shipment.problem for shipment in shipments):
         return UNREACHABLE
-    return FINDINGS if any(shipment.left for shipment in shipments) else 0
+    return FINDINGS if any(shipment.left or shipment.damaged for shipment in shipments) else 0
 
 
 class _Chains(Mapping[Key, ChainState]):
@@ -280,6 +280,8 @@ def _show_shipment(shipment: Shipment) -> None:
         click.echo(f"warning: the collector takes no more: {shipment.problem}", err=True)
     elif shipment.left:
         click.echo("warning: the collector refused what is left; see --quarantined", err=True)
+    if shipment.damaged:
+        click.echo(f"warning: {shipment.damaged} segments are damaged and stay in the folder", err=True)
     if shipment.duplicates_possible and shipment.shipped:
         click.echo("note: some spans may have come twice, with the same ids", err=True)
 
@@ -290,6 +292,7 @@ def _as_dict(shipment: Shipment) -> dict[str, Any]:
         "sidecar": shipment.sidecar,
         "shipped": shipment.shipped,
         "left": shipment.left,
+        "damaged": shipment.damaged,
         "problem": shipment.problem,
         "duplicatesPossible": shipment.duplicates_possible,
     }

@@ -23,6 +23,21 @@ class UnrecordedError(SidestepError):
     """The decision could not be recorded, and in strict mode what is not recorded is not answered."""
 
 
+class UnauthenticatedError(SidestepError):
+    """The call does not show the token of a caller. What is wrong with what it shows, a guesser need not know."""
+
+    def __init__(self) -> None:
+        super().__init__("a caller's token is needed: authorization: Bearer TOKEN")
+
+
+class ForbiddenError(SidestepError):
+    """The caller may not call this, or not about this action."""
+
+
+class CallersUnreadError(SidestepError):
+    """Nobody knows who may call."""
+
+
 class UnknownServiceError(SidestepError):
     """A health check names a service that is not served here."""
 
@@ -31,12 +46,15 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (InvalidInputError, StatusCode.INVALID_ARGUMENT),
     (TooLargeError, StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, StatusCode.RESOURCE_EXHAUSTED),
+    (UnauthenticatedError, StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, StatusCode.PERMISSION_DENIED),
     (ScopeError, StatusCode.PERMISSION_DENIED),
     (UnknownServiceError, StatusCode.NOT_FOUND),
     (NotLoadedError, StatusCode.UNAVAILABLE),
     (UnreadableError, StatusCode.UNAVAILABLE),
     (JournalError, StatusCode.UNAVAILABLE),
     (UnrecordedError, StatusCode.UNAVAILABLE),
+    (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 
 

@@ -18,7 +18,9 @@ from typing import Final
 import lmdb
 
 from engine.decision import Code
+from sidecar.callers import Caller
 from sidecar.clock import Clock
+from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
 from sidecar.front.errors import TooLargeError, UnrecordedError, status_of
 from sidecar.front.health import HEALTH_SERVICE, Health, Watchers
@@ -67,7 +69,7 @@ class WorkerLoop:
     """Serves one transport in the thread that calls `run`.
 
     `recorder` and `slot` are shared by the loops of a worker. `strict`: without room in the journal nothing is answered,
-    instead of nobody exempted.
+    instead of nobody exempted. `admission`: whom to serve, and about what; None: everyone.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class WorkerLoop:
         *,
         max_message_bytes: int,
         strict: bool,
+        admission: Admission | None = None,
     ) -> None:
         self._transport = transport
         self._servicer = servicer
@@ -92,6 +95,7 @@ class WorkerLoop:
         self._clock = clock
         self._max_message_bytes = max_message_bytes
         self._strict = strict
+        self._admission = admission
         self._watchers = Watchers(health, transport)
         self._work: deque[Question] = deque()
         self._parked: list[Question] = []
@@ -132,9 +136,11 @@ class WorkerLoop:
         """Parses a call into work, or answers it at once if it is about health."""
         try:
             if call.method == _EVALUATE:
-                self._work.append(_question(call))
+                caller = self._admitted(call, "Evaluate")
+                self._work.append(_question(call, caller))
             elif call.method == _EVALUATE_BATCH:
-                self._work.append(self._batch_question(call))
+                caller = self._admitted(call, "EvaluateBatch")
+                self._work.append(self._batch_question(call, caller))
             elif call.method == _CHECK:
                 self._transport.answer(call, self._health.check(call.payload))
             elif call.method == _LIST:
@@ -144,13 +150,18 @@ class WorkerLoop:
         except Exception as error:
             self._fail(call, error)
 
-    def _batch_question(self, call: Call) -> BatchQuestion:
+    def _admitted(self, call: Call, rpc: str) -> Caller | None:
+        """Whose call it is; None if that is not asked. Raises as `Admission.admit`."""
+        return None if self._admission is None else self._admission.admit(call, rpc)
+
+    def _batch_question(self, call: Call, caller: Caller | None) -> BatchQuestion:
         requests = list(parse_batch(call.payload).requests)
         return BatchQuestion(
             call,
             requests,
             call.metadata_value("traceparent"),
             any(request.HasField("min_revision") for request in requests),
+            caller=caller,
             id=self._servicer.new_batch(),
             at=self._clock.wall(),
             begun=time.monotonic(),
@@ -259,17 +270,28 @@ class WorkerLoop:
     def _decide_one(
         self, question: Question, index: int, view: ReadView, now: float, room: bool, pending: list[Pending]
     ) -> None:
-        request = question.requests[index]
+        request, caller = question.requests[index], question.caller
         batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
             if batch and request.ByteSize() > self._max_message_bytes:
                 raise TooLargeError(f"the entry has {request.ByteSize()} bytes, the limit is {self._max_message_bytes}")
+            if caller is not None and self._admission is not None:
+                self._admission.check(caller, request.action.name)
             if question.call.deadline - time.monotonic() < DEADLINE_MARGIN_S:
-                verdict = self._servicer.give_up(request, question.traceparent, view, now, Code.DEADLINE, batch=batch)
+                verdict = self._servicer.give_up(
+                    request, question.traceparent, view, now, Code.DEADLINE, caller=caller, batch=batch
+                )
             else:
                 behind = question.parked_out and not self._servicer.min_revision_reached(request, view)
                 verdict = self._servicer.evaluate(
-                    request, question.traceparent, view, now, batch=batch, journal_full=not room, behind=behind
+                    request,
+                    question.traceparent,
+                    view,
+                    now,
+                    caller=caller,
+                    batch=batch,
+                    journal_full=not room,
+                    behind=behind,
                 )
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails
@@ -371,6 +393,8 @@ class WorkerLoop:
         _log.error("a call failed: %s at %s", type(error).__name__, place, extra=trace)
 
 
-def _question(call: Call) -> Question:
+def _question(call: Call, caller: Caller | None) -> Question:
     request = parse_request(call.payload)
-    return Question(call, [request], call.metadata_value("traceparent"), request.HasField("min_revision"))
+    return Question(
+        call, [request], call.metadata_value("traceparent"), request.HasField("min_revision"), caller=caller
+    )

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import msgspec
 from sidestep.v1 import decision_pb2
 
+from sidecar.callers import Caller
 from sidecar.front.servicer import Verdict, kept_traceparent
 from sidecar.front.transport import Call
 from sidecar.journal.record import BatchRecord
@@ -28,6 +29,8 @@ class Question(msgspec.Struct, eq=False):
     done: int = 0
     # The call was failed while some of its requests were still on their way.
     failed: bool = False
+    # None: callers are not identified.
+    caller: Caller | None = None
 
 
 class BatchQuestion(Question, eq=False):
@@ -57,7 +60,8 @@ class BatchQuestion(Question, eq=False):
         size = len(self.requests)
         duration_us = round((time.monotonic() - self.begun) * 1e6)
         traceparent = kept_traceparent(self.traceparent)
-        return BatchRecord(self.id, self.at, duration_us, size, size - self.decided, traceparent)
+        caller = "" if self.caller is None else self.caller.name
+        return BatchRecord(self.id, self.at, duration_us, size, size - self.decided, traceparent, caller)
 
 
 class Pending(msgspec.Struct, eq=False, gc=False):

@@ -14,6 +14,7 @@ from engine.decision import Basis, Code, Decision
 from engine.errors import InvalidInputError
 from engine.explain import explain
 from engine.names import check_tenant
+from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.answer import Answers
 from sidecar.front.decision_id import DecisionIds
@@ -35,6 +36,7 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
 
     request: decision_pb2.EvaluateRequest
     traceparent: str
+    caller: Caller | None
     # Of the EvaluateBatch it belongs to; empty: of none.
     batch: bytes
     gathered: Gathered
@@ -47,7 +49,8 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
 class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
-    `diagnose`: whether callers that ask get an explanation. `disclosure`: what records may say of a person.
+    `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
+    person.
     """
 
     def __init__(
@@ -67,17 +70,18 @@ class DecisionServicer:
         view: ReadView,
         now: float,
         *,
+        caller: Caller | None = None,
         batch: bytes = b"",
         journal_full: bool = False,
         behind: bool = False,
     ) -> Verdict:
-        """Decides one request at `now`. Raises as `Gatherer.gather`."""
+        """Decides one request at `now`. `caller`: None if callers are not identified. Raises as `Gatherer.gather`."""
         begun = time.perf_counter()
         gathered = self._gatherer.gather(
             request, view, now, clock=self._clock, journal_full=journal_full, behind=behind
         )
         decision = decide(gathered.facts, gathered.rules)
-        return self._verdict(request, traceparent, batch, gathered, decision, begun)
+        return self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
 
     def give_up(
         self,
@@ -87,13 +91,14 @@ class DecisionServicer:
         now: float,
         code: Code,
         *,
+        caller: Caller | None = None,
         batch: bytes = b"",
     ) -> Verdict:
         """The fail-safe verdict, for want of time to look anything up. Raises as `Gatherer.gather`."""
         begun = time.perf_counter()
         gathered = self._gatherer.outline(request, view, now)
         decision = fail_safe(gathered.facts.action, gathered.rules, code)
-        return self._verdict(request, traceparent, batch, gathered, decision, begun)
+        return self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
 
     def without_exemption(self, verdict: Verdict) -> Verdict:
         """The verdict as it has to be if it cannot be recorded: nobody is exempted off the record."""
@@ -104,7 +109,9 @@ class DecisionServicer:
         facts = msgspec.structs.replace(facts, journal_full=True)
         gathered = Gathered(facts, rules, secret)
         decision = decide(facts, rules)
-        return self._verdict(verdict.request, verdict.traceparent, verdict.batch, gathered, decision, begun)
+        return self._verdict(
+            verdict.request, verdict.traceparent, verdict.caller, verdict.batch, gathered, decision, begun
+        )
 
     def new_batch(self) -> bytes:
         """An id for an EvaluateBatch (16 bytes, UUIDv7), which sorts before those of its decisions."""
@@ -124,6 +131,7 @@ class DecisionServicer:
         self,
         request: decision_pb2.EvaluateRequest,
         traceparent: str,
+        caller: Caller | None,
         batch: bytes,
         gathered: Gathered,
         decision: Decision,
@@ -133,8 +141,9 @@ class DecisionServicer:
         facts, rules, secret = gathered
         decision_id = self._ids.next()
         explanation = None
+        may_diagnose = self._diagnose if caller is None else caller.diagnose
         # A fail-safe answer was not derived from facts.
-        if request.explain and self._diagnose and decision.reasons[0].code is not Code.DEADLINE:
+        if request.explain and may_diagnose and decision.reasons[0].code is not Code.DEADLINE:
             explanation = explain(facts, rules, decision)
         shown, withheld = self._disclosure.facts(facts)
         hashed, user_id = self._disclosure.user(secret, request.subject.id)
@@ -146,6 +155,7 @@ class DecisionServicer:
             decision=decision,
             request_id=request.request_id,
             traceparent=kept_traceparent(traceparent),
+            caller="" if caller is None else caller.name,
             user_hash=hashed,
             user_id=user_id,
             client_address=self._disclosure.address(request.context.ip),
@@ -155,6 +165,7 @@ class DecisionServicer:
         return Verdict(
             request,
             traceparent,
+            caller,
             batch,
             gathered,
             decision,

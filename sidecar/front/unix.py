@@ -35,8 +35,8 @@ class SocketFile:
             raise TransportError(f"unix://{self._path}: {error.strerror}") from error
         if mode & stat.S_IRWXO:
             raise TransportError(
-                f"unix://{self._path}: anyone may enter {directory} (mode {stat.S_IMODE(mode):04o}), and callers are not "
-                "authenticated there; use a directory only the pod's group may enter (mode 0770)"
+                f"unix://{self._path}: anyone may enter {directory} (mode {stat.S_IMODE(mode):04o}); use a directory only "
+                "the pod's group may enter (mode 0770)"
             )
         try:
             found = os.stat(self._path, follow_symlinks=False)

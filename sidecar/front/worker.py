@@ -13,6 +13,7 @@ from engine.errors import SidestepError
 from engine.names import Lane
 from sidecar.clock import Clock
 from sidecar.config import Config
+from sidecar.front.admission import Admission
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.health import HEALTH_SERVICE, Health
@@ -96,6 +97,7 @@ class _Worker:
         self._health = Health()
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
         self._recorder = Recorder(journal, page, clock)
+        self._admission = Admission(config.callers, page) if config.callers is not None else None
         self._loops = [
             WorkerLoop(
                 transport,
@@ -112,6 +114,7 @@ class _Worker:
                 clock,
                 max_message_bytes=config.max_message_bytes,
                 strict=config.journal_strict,
+                admission=self._admission,
             )
             for transport in transports
         ]
@@ -165,6 +168,8 @@ class _Worker:
         self._health.loaded = urgent is not None and bulk is not None
         self._page.set_state(State.SERVING if self._health.loaded else State.NOT_LOADED)
         self._recorder.settle()
+        if self._admission is not None:
+            self._admission.follow()
         self._beat()
 
     def _beat(self) -> None:

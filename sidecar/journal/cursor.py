@@ -6,6 +6,7 @@ sent again) and is never ahead of it. Positions and tallies are saved as one, so
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from sidecar.journal.reader import Position
 from sidecar.journal.segment import sync_directory
 
 CURSOR_FILE = "cursor"
+
+_log = logging.getLogger(__name__)
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -54,7 +57,10 @@ def load_cursor(directory: Path) -> CursorFile | None:
     """Reads the file; None if there is none or it is damaged: then everything is sent (again)."""
     try:
         return msgspec.json.decode((directory / CURSOR_FILE).read_bytes(), type=CursorFile)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        _log.error("journal: %s is damaged: records are sent again", directory / CURSOR_FILE)
         return None
 
 

@@ -78,6 +78,7 @@ class Sender:
         self._owed: tuple[Batch, str] | None = None
         self.last: ExportResult | None = None
         """What the collector said last."""
+        slot.set(AgentWord.EXPORT_STATE, EXPORT_STATES.index("idle"))
 
     async def step(self, timeout_s: float | None = None) -> float:
         """One batch. Returns how long to pause before the next, seconds. Raises OSError when the disk fails.

@@ -72,7 +72,6 @@ class Shipper:
         Whatever happens on the way, a record is whole in one of the two places. Raises SpoolError, and nothing has moved;
         OSError when the journal's own directory cannot be written: what was copied may be sent from both.
         """
-        self._quarantine.close()
         copy = self._backlog.unsettled()
         files = [*map(str, copy.segments), *quarantine_segments(self._directory)]
         if not files:

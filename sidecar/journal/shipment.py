@@ -52,8 +52,9 @@ class Shipment(NamedTuple):
     shipped: int
     # Records that are still in the folder, those of its quarantine included.
     left: int
-    # Why not all of it was shipped: the collector's words, or that segments are damaged; empty: it was, or the collector refused
-    # some records.
+    # Segments in it that cannot be read; they stay, for people.
+    damaged: int
+    # Why the folder was given up, in the collector's words; empty: it was not.
     problem: str
     # Attempts ended without an answer, the cursor was missing, or records had been set aside because their batch was accepted
     # only partly: some spans may have come twice. (What was under way when a sidecar crashed always may.)
@@ -148,20 +149,19 @@ class _Job:
         if not running:
             chains = await self._ship_chains()
         left = _count(folder, chains, running)
-        damaged = len(list(folder.glob("*" + DAMAGED)))
-        if damaged and not self._problem:
-            self._problem = f"{damaged} damaged segments are kept"
-        if not running and left == 0 and not self._keep:
-            remove_shipped(folder)
-        return Shipment(
+        shipment = Shipment(
             folder,
             self._resource.get(INSTANCE, ""),
             self._slot.get(AgentWord.JOURNAL_SHIPPED),
             left,
+            len(list(folder.glob("*" + DAMAGED))),
             self._problem,
             unsure or self._slot.get(AgentWord.EXPORT_FAILURES) > 0,
             chains,
         )
+        if not running and left == 0 and not self._keep:
+            remove_shipped(folder)
+        return shipment
 
     async def _ship_chains(self) -> dict[str, Tally]:
         backlog = Backlog(self._folder, self._slot)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ BYTES_PER_S = 50e6
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]|^\.")
 _LEFTOVER_S = 86400.0
+# Whoever is to ship it may be another user of the volume's group; it is nobody else's business.
+_MODE = 0o770
 
 
 class SpoolError(JournalError):
@@ -32,10 +35,8 @@ class SpoolError(JournalError):
 
 def check_spool(spool: Path) -> None:
     """Whether the spool can be written. Raises SpoolError."""
-    probe = spool / f".{os.getpid()}.check"
     try:
-        probe.mkdir()
-        probe.rmdir()
+        os.rmdir(tempfile.mkdtemp(prefix=".check-", dir=spool))
     except OSError as error:
         raise SpoolError(f"{spool}: {error.strerror}") from None
 
@@ -49,10 +50,10 @@ def copy_to_spool(journal: Path, files: Sequence[str], cursor: bytes, spool: Pat
     name = f"{int(time.time() * 1000)}-{os.getpid()}"
     part = own / f".{name}.part"
     try:
-        own.mkdir(exist_ok=True)
+        own.mkdir(mode=_MODE, exist_ok=True)
         sync_directory(spool)
         _sweep(own)
-        part.mkdir()
+        part.mkdir(mode=_MODE)
         for file in (*files, *((RESOURCE_FILE,) if (journal / RESOURCE_FILE).exists() else ())):
             _copy(journal / file, part / file)
         save_cursor(part, cursor)

@@ -83,6 +83,22 @@ ERROR_COUNT = Metric(
 DURATION = Metric("sidestep.decision.duration", Kind.HISTOGRAM, "s", "Time from taking a call to its decision.")
 PARKED_CALLS = Metric("sidestep.parked_calls", Kind.COUNTER, "{call}", "Calls that waited for a revision.")
 
+CALLERS = Metric(
+    "sidestep.callers",
+    Kind.GAUGE,
+    "{caller}",
+    "Callers known to the worker that knows fewest; 0 also in development mode.",
+)
+CALLERS_UNUSABLE = Metric(
+    "sidestep.callers.unusable",
+    Kind.GAUGE,
+    "{worker}",
+    "Workers that go by callers read before, because what is there now cannot be used.",
+)
+CALLERS_FAILURES = Metric(
+    "sidestep.callers.failures", Kind.COUNTER, "{failure}", "Times the callers or their tokens could not be used."
+)
+
 DATA_AGE = Metric(
     "sidestep.data.age",
     Kind.GAUGE,

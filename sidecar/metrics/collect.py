@@ -28,6 +28,8 @@ from sidecar.page import (
 
 _WORKER_WORDS = (
     (catalogue.PARKED_CALLS, WorkerWord.PARKED),
+    (catalogue.CALLERS_UNUSABLE, WorkerWord.CALLERS_UNUSABLE),
+    (catalogue.CALLERS_FAILURES, WorkerWord.CALLERS_FAILURES),
     (catalogue.JOURNAL_RECORDS, WorkerWord.JOURNAL_RECORDS),
     (catalogue.JOURNAL_BYTES, WorkerWord.JOURNAL_BYTES),
     (catalogue.JOURNAL_FULL, WorkerWord.JOURNAL_FULL),
@@ -104,6 +106,8 @@ def collect(page: Page) -> list[Sample]:
     found[catalogue.ERROR_COUNT] = tuple(
         Point((code,), _total(workers, WorkerWord.ERRORS, at)) for at, code in enumerate(ERRORS)
     )
+    known = (worker.get(WorkerWord.CALLERS) for worker in _living(workers))
+    found[catalogue.CALLERS] = (Point((), min(known, default=0)),)
     found[catalogue.DATA_AGE] = (Point((), _age_s(workers)),)
     found[catalogue.SOFT_STALE] = _limit(agent, AgentWord.SOFT_STALE_MS, 1000)
     found[catalogue.HARD_STALE] = _limit(agent, AgentWord.HARD_STALE_MS, 1000)

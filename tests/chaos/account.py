@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -35,15 +35,20 @@ def recorded(*sources: Path) -> Recorded:
 
     def noted(records: Iterator[SourceRecord]) -> Iterator[SourceRecord]:
         for each in records:
+            decisions.update(decision_ids([each.payload]))
             record = decode_record(each.payload)
-            if isinstance(record, Record):
-                decisions.add(str(UUID(bytes=record.decision_id)))
-            elif isinstance(record, UnrecordedRecord):
+            if isinstance(record, UnrecordedRecord):
                 unrecorded[record.id] = record.count
             yield each
 
     verification = verify(noted(read_sources(sources)), {}, coverage(sources))
     return Recorded(frozenset(decisions), sum(unrecorded.values()), verification)
+
+
+def decision_ids(payloads: Iterable[bytes]) -> set[str]:
+    """Of those records that are decisions."""
+    records = map(decode_record, payloads)
+    return {str(UUID(bytes=record.decision_id)) for record in records if isinstance(record, Record)}
 
 
 def faults(found: Recorded) -> list[str]:
@@ -78,7 +83,8 @@ def sidestep(*args: str, **environment: str) -> Result:
 
 def audit(server: str, sidecar: str) -> dict[str, dict[str, int]]:
     """`sidestep sidecars audit`: the account of each chain of a sidecar, which counts as gone once it is not connected."""
-    shown = sidestep("sidecars", "audit", "--sidecar", sidecar, "--lost-after", "1ms", "-o", "json", SIDESTEP_SERVER=server)
+    asked = ("sidecars", "audit", "--sidecar", sidecar, "--lost-after", "1ms", "-o", "json")
+    shown = sidestep(*asked, SIDESTEP_SERVER=server)
     return {
         each["chain"]["chain"]: {
             "records": 1 + (-1 if each["lastAnchored"] is None else each["lastAnchored"]),

@@ -1,4 +1,4 @@
-"""The collector that is killed, as its tests see it: it comes back on the port it had, and what it acknowledged can be read."""
+"""The collector that is harmed, as its tests see it: it comes back on the port it had, and what it acknowledged can be read."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.chaos.pod import quiet_port
+from tests.chaos.pod import Pod, quiet_port
 from tests.fakes.collector import LENGTH_BYTES, Behaviour
 from tests.fakes.exported import decision_ids
 from tests.fakes.otlp_json import write_lines
 from tests.processes import Program, until
 
 WITHIN_S = 60.0
+NOBODY = "127.0.0.1:1"
+GRPC, HTTP = "grpc", "http/protobuf"
+_UNRECORDED = "sidestep.journal.unrecorded"
 
 
 class Collector:
     """`with Collector(folder, protocol) as collector` leaves nothing running; it is not started by that.
 
-    Each life writes a file of its own. `protocol`: as in OTEL_EXPORTER_OTLP_PROTOCOL.
+    Each life writes a file of its own.
     """
 
-    def __init__(self, folder: Path, protocol: str = "grpc") -> None:
+    def __init__(self, folder: Path, protocol: str = GRPC) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._protocol = protocol
@@ -37,8 +40,8 @@ class Collector:
         self._read: dict[Path, int] = {}
         self._ids: set[str] = set()
         self._spans: set[bytes] = set()
-        # How many spans came that it had already.
-        self.duplicates = 0
+        # How many spans came that it had already, and what those that tell of decisions without a record say in sum.
+        self.duplicates = self.unrecorded = 0
 
     @property
     def settings(self) -> dict[str, str]:
@@ -101,6 +104,22 @@ class Collector:
         spans = [span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans]
         self._requests.append(request)
         self._ids |= decision_ids(spans)
-        before = len(self._spans)
-        self._spans |= {span.span_id for span in spans}
-        self.duplicates += len(spans) - (len(self._spans) - before)
+        for span in spans:
+            if span.span_id in self._spans:
+                self.duplicates += 1
+            else:
+                self.unrecorded += sum(pair.value.int_value for pair in span.attributes if pair.key == _UNRECORDED)
+            self._spans.add(span.span_id)
+
+
+def shipping_pod(data: Path, collector: Collector, control_plane: str = NOBODY, **settings: str) -> Pod:
+    """A sidecar that ships to the collector."""
+    usual = {
+        "SIDESTEP_SIDECAR_NAME": "pod-7",
+        "SIDESTEP_JOURNAL_SINK": "otlp",
+        "SIDESTEP_JOURNAL_REPORT_INTERVAL": "100ms",
+        "SIDESTEP_READY_REQUIRES_SYNC": "true",
+        "SIDESTEP_SHUTDOWN_GRACE": "3s",
+        "OTEL_METRICS_EXPORTER": "none",
+    }
+    return Pod(data, control_plane, **(usual | collector.settings | settings))

@@ -17,10 +17,8 @@ from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.names import Lane
 from sidecar import child
-from sidecar.journal.reader import SegmentReader
-from sidecar.journal.record import decode_record
-from sidecar.journal.segment import list_segments
 from tests.chaos import world
+from tests.chaos.account import recorded
 from tests.chaos.ledger import Inspector, Ledger, inspecting
 from tests.chaos.pod import Plane, Pod, pass_time
 from tests.chaos.traffic import Operators, Service, asking, misused_grants, writing
@@ -184,7 +182,7 @@ def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = Non
             service.stop()
             assert pod.stop() == 0
         _report(chaos)
-        _judge(chaos, operators, set(receiver.decision_ids()) | _journal(pod.data_dir / "journal"))
+        _judge(chaos, operators, set(receiver.decision_ids()) | recorded(pod.data_dir / "journal").decisions)
 
 
 def _first_load(chaos: Chaos) -> None:
@@ -269,14 +267,3 @@ def _judge(chaos: Chaos, operators: Operators, recorded: set[str]) -> None:
     assert sum(kill.in_transfer for kill in (*chaos.early, *kills)) >= len(kills) // 6
     assert len(chaos.inspector.generations) >= len(kills) // 6
     assert len(chaos.inspector.revisions) >= len(kills)
-
-
-def _journal(directory: Path) -> set[str]:
-    """Decision ids in the segments that are left."""
-    found = set()
-    for name in list_segments(directory):
-        reader = SegmentReader(directory / str(name))
-        while entries := reader.read(1000):
-            found |= {decode_record(entry.payload).decision_id.hex() for entry in entries}
-        reader.close()
-    return found

@@ -95,6 +95,8 @@ class Echo:
             self.held.append(call)
         elif call.payload == b"fail":
             self.transport.fail(call, StatusCode.INVALID_ARGUMENT, "subject.id: must not be empty – ü")
+        elif call.payload.startswith(b"fail "):
+            self.transport.fail(call, StatusCode(int(call.payload[5:])), "because")
         else:
             self.transport.answer(call, call.payload)
 
@@ -164,6 +166,20 @@ def test_metadata_peer_and_deadline_reach_the_loop(serve: Any, connect: Any) -> 
     assert ("k-bin", b"\x00\xff") in [tuple(pair) for pair in call.metadata]
     assert call.peer.startswith("ipv4:127.0.0.1:")
     assert 3.0 < call.deadline - time.monotonic() <= 5.1  # clients round up
+
+
+def test_token_reaches_the_loop_as_it_was_sent(serve: Any, connect: Any, listener: Listener) -> None:
+    echo = serve(listener)
+    token = "Bearer " + "".join(map(chr, range(0x21, 0x7F))) * 4
+    say(connect(echo.target(listener)), b"x", metadata=(("authorization", token), ("authorization", "Bearer second")))
+    say(connect(echo.target(listener)), b"x")
+    assert [call.metadata_value("authorization") for call in echo.seen] == [token, ""]
+
+
+@pytest.mark.parametrize("code", list(StatusCode))
+def test_every_status_is_told_as_it_is(serve: Any, connect: Any, code: StatusCode) -> None:
+    error = refusal(connect(serve().target(TCP)), f"fail {code.value}".encode())
+    assert (error.code().value[0], error.details()) == (code.value, "because")
 
 
 def test_call_without_deadline_has_none(serve: Any, connect: Any) -> None:

@@ -40,11 +40,13 @@ class Desk:
         *,
         within_s: float | None = None,
         traceparent: str = "",
+        authorization: str = "",
     ) -> Call:
         """A call arrives, with so much time left."""
         payload = message if isinstance(message, bytes) else message.SerializeToString()
         deadline = NO_DEADLINE if within_s is None else time.monotonic() + within_s
-        metadata = (("traceparent", traceparent),) if traceparent else ()
+        given = (("traceparent", traceparent), ("authorization", authorization))
+        metadata = tuple(pair for pair in given if pair[1])
         call = Call(method, payload, metadata, "test", deadline, handle)
         with self._changed:
             self._calls.append(call)

@@ -98,7 +98,8 @@ def quarantined(directory: Path) -> list[Quarantined]:
     found = []
     for name in quarantine_segments(directory):
         reader = SegmentReader(directory / name)
-        found += [decode_quarantined(entry.payload) for entry in reader.read(100_000)]
+        while entries := reader.read(100_000):
+            found += [decode_quarantined(entry.payload) for entry in entries]
         reader.close()
     return found
 

@@ -152,3 +152,48 @@ def test_a_bad_question_is_refused_with_its_place(request_text: str, problem: st
     result = ask("127.0.0.1:1", request=request_text)
     assert result.exit_code == 2
     assert problem in result.stderr
+
+
+def allow(request: Any) -> Any:
+    return pb.EvaluateResponse(outcome="OUTCOME_ALLOW")
+
+
+def test_a_callers_token_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("payments-token-0123456789\nanother-token-0123456789\n")
+    with ScriptedSidecar(allow) as sidecar:
+        assert ask(sidecar.address, "--token-file", str(path)).exit_code == 0
+        assert ask(sidecar.address).exit_code == 0
+        assert ask(sidecar.address.replace("127.0.0.1", "localhost"), "--token-file", str(path)).exit_code == 0
+    sent = [metadata.get("authorization") for metadata in sidecar.metadata]
+    assert sent == ["Bearer payments-token-0123456789", None, "Bearer payments-token-0123456789"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\npayments-token", b"two words", b"payments-\xff-token"])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with ScriptedSidecar(allow) as sidecar:
+        result = ask(sidecar.address, "--token-file", str(path))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: --token-file: {path}: the first line is no token")
+    assert "words" not in result.stderr
+    assert sidecar.requests == []
+
+
+@pytest.mark.parametrize("address", ["sidecar.acme.example:9191", "10.0.0.1:9191", "dns:///127.0.0.1:9191"])
+def test_a_token_does_not_leave_this_machine(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "token"
+    path.write_text("payments-token-0123456789")
+    result = ask(address, "--token-file", str(path))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: --address: {address} is not on this machine")
+
+
+def test_a_refused_caller_is_told_so() -> None:
+    def refuse(request: Any) -> Any:
+        raise Refuse(grpc.StatusCode.PERMISSION_DENIED, "payments may not ask about browse.items")
+
+    with ScriptedSidecar(refuse) as sidecar:
+        result = ask(sidecar.address)
+    assert (result.exit_code, result.stderr) == (1, "error: payments may not ask about browse.items\n")

@@ -9,6 +9,7 @@ from typing import Any
 from sidestep.v1 import decision_pb2
 
 from sidecar.clock import Clock
+from sidecar.front.admission import Admission
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.health import Health
 from sidecar.front.loop import WorkerLoop
@@ -40,6 +41,7 @@ class Rig:
         journal_max: int = 8 << 20,
         loaded: bool = True,
         disclosure: Disclosure | None = None,
+        callers: Path | None = None,
     ) -> None:
         self.data = directory / "data"
         self._journal_max = journal_max
@@ -53,6 +55,7 @@ class Rig:
         self.journal_dir = directory / "journal"
         self.journal = SegmentWriter(self.journal_dir, worker_name(0), journal_max)
         clock = Clock()
+        self.admission = None if callers is None else Admission(callers, self.slot)
         self.recorder = Recorder(self.journal, self.slot, clock)
         self.loop = WorkerLoop(
             self.desk,
@@ -64,6 +67,7 @@ class Rig:
             clock,
             max_message_bytes=MESSAGE_BYTES,
             strict=strict,
+            admission=self.admission,
         )
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
 

@@ -159,6 +159,25 @@ async def test_without_a_cursor_records_before_the_first_segment_are_not_taken_f
 
 
 @in_a_loop
+async def test_a_cursor_that_knows_a_chain_but_not_the_place_in_its_segment_counts_nothing_twice(bench: Bench) -> None:
+    writer = bench.writer()
+    writer.append(encoded_records(6))
+    shipper = bench.shipper(None)
+    await shipper.step()
+    shipper.close()
+    cursor = load_cursor(bench.journal)
+    assert cursor is not None
+    cursor.segments.clear()
+    save_cursor(bench.journal, cursor.encode())
+    writer.append(encoded_records(4))
+    writer.close()
+    again = bench.shipper(None)
+    assert await again.drain(time.monotonic() + 10)
+    again.close()
+    assert again.tallies() == {writer.chain: Tally(10, writer.head, discarded=10)}
+
+
+@in_a_loop
 async def test_chains_are_forgotten_once_they_have_no_segment(bench: Bench) -> None:
     with OtlpReceiver() as receiver:
         ended = write(bench, 10)
@@ -166,6 +185,7 @@ async def test_chains_are_forgotten_once_they_have_no_segment(bench: Bench) -> N
         running.append(encoded_records(3))
         async with bench.shipping(receiver.endpoint) as shipper:
             await bench.until(lambda: bench.count(AgentWord.JOURNAL_SHIPPED) == 13)
+            await bench.until(lambda: len(list_segments(bench.journal)) == 1)
             shipper.forget([ended.chain, running.chain, "w7-000000000000"])
             assert set(shipper.tallies()) == {running.chain}
         running.close()

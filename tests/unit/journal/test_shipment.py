@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -141,7 +142,7 @@ async def test_of_a_running_sidecar_s_folder_only_finished_quarantine_files_are_
     running.append(encoded_records(4))
     aside = set_aside(journal, 3)
     busy = SegmentWriter(journal, "q", 1 << 28)
-    busy.append([b"being written"])
+    busy.append([msgspec.msgpack.encode(Quarantined("w3-000000000003", 3, bytes(32), encoded_records(1)[0]))])
     shipper = bench.shipper(None)
     shipper.close()
     with OtlpReceiver() as receiver:
@@ -291,7 +292,7 @@ async def test_a_folder_with_anything_else_in_it_stays(bench: Bench, tmp_path: P
     with OtlpReceiver() as receiver:
         (shipment,) = await ship(bench, receiver, tmp_path / "j")
         assert (shipment.shipped, shipment.left) == (5, 0)
-        assert shipment.problem == "1 damaged segments are kept"
+        assert (shipment.damaged, shipment.problem) == (1, "")
     assert "w0-000000000001-00000001.damaged" in [path.name for path in (tmp_path / "j").iterdir()]
 
 

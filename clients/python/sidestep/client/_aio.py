@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
+from sidestep.client._credentials import Credentials
 from sidestep.client._decision import Decision, FailMode, from_batch_response, from_failure, from_response
 from sidestep.client._errors import ClosedClientError
 from sidestep.client._exchange import (
@@ -20,7 +22,7 @@ from sidestep.client._exchange import (
     check_timeout,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
-from sidestep.client._trace import trace_metadata
+from sidestep.client._trace import Metadata, trace_metadata
 from sidestep.v1 import decision_pb2
 
 _UNDECODABLE = (grpc.StatusCode.INTERNAL, "the answer could not be decoded")
@@ -35,8 +37,12 @@ class AsyncClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         fail_mode: FailMode = FailMode.STEP_UP,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        insecure_token: bool = False,
     ) -> None:
         check_settings(address, timeout_s, fail_mode)
+        self._credentials = Credentials(address, token, token_file, insecure_token)
         self._address = address
         self._timeout_s = timeout_s
         self._fail_mode = fail_mode
@@ -62,7 +68,7 @@ class AsyncClient:
             response_deserializer=decision_pb2.EvaluateResponse.FromString,
         )
         try:
-            response = await call(request, timeout=timeout_s, metadata=trace_metadata(traceparent))
+            response = await call(request, timeout=timeout_s, metadata=self._metadata(traceparent))
         except grpc.aio.AioRpcError as error:
             return from_failure(error.code(), error.details(), self._fail_mode)
         # grpc.aio delivers None where it could not decode an answer.
@@ -84,7 +90,7 @@ class AsyncClient:
             response_deserializer=decision_pb2.EvaluateBatchResponse.FromString,
         )
         try:
-            response = await call(batch, timeout=timeout_s, metadata=trace_metadata(traceparent))
+            response = await call(batch, timeout=timeout_s, metadata=self._metadata(traceparent))
         except grpc.aio.AioRpcError as error:
             failure = from_failure(error.code(), error.details(), self._fail_mode)
             return [failure for _ in questions]
@@ -113,3 +119,6 @@ class AsyncClient:
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._address, CHANNEL_OPTIONS)
         return self._timeout_s if timeout_s is None else check_timeout(timeout_s), self._channel
+
+    def _metadata(self, traceparent: str | None) -> Metadata:
+        return trace_metadata(traceparent) + self._credentials.metadata()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
+from sidestep.client._credentials import Credentials
 from sidestep.client._decision import Decision, FailMode, from_batch_response, from_failure, from_response
 from sidestep.client._errors import ClosedClientError
 from sidestep.client._exchange import (
@@ -20,7 +22,7 @@ from sidestep.client._exchange import (
     check_timeout,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
-from sidestep.client._trace import trace_metadata
+from sidestep.client._trace import Metadata, trace_metadata
 from sidestep.v1 import decision_pb2
 
 
@@ -30,6 +32,9 @@ class Client:
 
     `address`: `host:port` or `unix:///path`. `timeout_s`: longest a call may take unless it says otherwise.
     `fail_mode`: the outcome when no answer comes in time; read FailMode before choosing ALLOW.
+    `token`, or better `token_file`: this service's own token, for a sidecar that serves known callers only; the file is read
+    again when it changes. With a token the address must be on this machine, since nothing is encrypted, unless
+    `insecure_token` says that it may leave it. Raises ValueError for settings that cannot work.
     """
 
     def __init__(
@@ -38,8 +43,12 @@ class Client:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         fail_mode: FailMode = FailMode.STEP_UP,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        insecure_token: bool = False,
     ) -> None:
         check_settings(address, timeout_s, fail_mode)
+        self._credentials = Credentials(address, token, token_file, insecure_token)
         self._timeout_s = timeout_s
         self._fail_mode = fail_mode
         self._closed = False
@@ -73,7 +82,7 @@ class Client:
         request = to_request(asked(question, fields))
         timeout_s = self._begin(timeout_s)
         try:
-            response = self._evaluate(request, timeout=timeout_s, metadata=trace_metadata(traceparent))
+            response = self._evaluate(request, timeout=timeout_s, metadata=self._metadata(traceparent))
         except grpc.RpcError as error:
             return from_failure(*_status(error), self._fail_mode)
         return from_response(response)
@@ -90,7 +99,7 @@ class Client:
         if not questions:
             return []
         try:
-            response = self._evaluate_batch(batch, timeout=timeout_s, metadata=trace_metadata(traceparent))
+            response = self._evaluate_batch(batch, timeout=timeout_s, metadata=self._metadata(traceparent))
         except grpc.RpcError as error:
             failure = from_failure(*_status(error), self._fail_mode)
             return [failure for _ in questions]
@@ -113,6 +122,9 @@ class Client:
         if self._closed:
             raise ClosedClientError("the client is closed")
         return self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+
+    def _metadata(self, traceparent: str | None) -> Metadata:
+        return trace_metadata(traceparent) + self._credentials.metadata()
 
 
 def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str | None]:
