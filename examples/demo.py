@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from examples.callers import PAYMENTS
 from examples.stack import Stack
 from examples.story import PARENT_ID, TRACE_ID, Story
 from examples.world import Admin, World
@@ -16,7 +17,7 @@ def main() -> int:
     """Returns 0 if every decision was as expected and every one was traced."""
     started = time.monotonic()
     print("Sidestep demo: a control plane, a sidecar and an OTLP receiver, started in a temporary folder.")
-    with Stack(soft_stale="6s") as stack:
+    with Stack(soft_stale="6s", callers=True) as stack:
         try:
             return _play(stack, started)
         except Exception as error:
@@ -53,6 +54,8 @@ def _account(stack: Stack, story: Story, started: float) -> int:
             story.unexpected.append(
                 f"span of {decision_id} says {span.get('sidestep.outcome')}, not {decision.outcome.value}"
             )
+        if span.get("sidestep.caller") != PAYMENTS:
+            story.unexpected.append(f"span of {decision_id} names {span.get('sidestep.caller')} as its caller")
         if (span["trace_id"], span["parent_id"]) != (TRACE_ID, PARENT_ID):
             story.unexpected.append(f"span of {decision_id} is not a child of the caller's span")
     total = len(story.decisions)

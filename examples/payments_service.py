@@ -1,6 +1,6 @@
 """A payments service that asks its sidecar before it moves money. Standard library and `sidestep.client` only.
 
-    python examples/payments_service.py --sidecar 127.0.0.1:9191
+    python examples/payments_service.py --sidecar 127.0.0.1:9191 --token-file /run/secrets/sidestep/payments
     curl -i -H "Authorization: Bearer $TOKEN" -d '{"to": "DE02", "currency": "EUR", "amount": "120.50"}' \
         http://127.0.0.1:8080/transfer
 """
@@ -138,10 +138,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A payments service that asks its Sidestep sidecar.")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--sidecar", default=DEFAULT_ADDRESS, help="host:port or unix:///path of the sidecar")
+    parser.add_argument("--token-file", help="holds this service's token; without it the sidecar must serve anyone")
     parser.add_argument("--public-url", default="http://127.0.0.1:8080", help="how clients reach this service")
     options = parser.parse_args()
     with (
-        Client(options.sidecar) as client,
+        Client(options.sidecar, token_file=options.token_file) as client,
         PaymentsServer(("127.0.0.1", options.port), client, options.public_url) as server,
     ):
         print(f"payments service on http://127.0.0.1:{server.server_address[1]}, sidecar at {options.sidecar}")

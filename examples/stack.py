@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from examples.callers import write_callers
 from examples.receiver import Receiver
 
 START_TIMEOUT_S = 60.0
@@ -102,8 +103,11 @@ class Stack:
         control_plane_listen: str = "127.0.0.1:0",
         echo_spans: bool = False,
         settings: Mapping[str, str] | None = None,
+        callers: bool = False,
     ) -> None:
-        """`settings`: of the sidecar, besides those the stack gives it and before them."""
+        """`settings`: of the sidecar, besides those the stack gives it and before them. `callers`: only the payments service may
+        call, with what is in `token_file`.
+        """
         self.tenant = tenant
         self._soft_stale = soft_stale
         self._listen = listen
@@ -113,6 +117,11 @@ class Stack:
         self._folder = tempfile.TemporaryDirectory(prefix="sidestep-")
         self.folder = Path(self._folder.name)
         self.admin_address = ""
+        self.token_file: Path | None = None
+        if callers:
+            files = write_callers(self.folder)
+            self.token_file = files.token
+            self.settings |= {"SIDESTEP_CALLERS": str(files.callers), "SIDESTEP_DIAGNOSE": "false"}
 
     def __enter__(self) -> Stack:
         self.receiver = Receiver(echo=self._echo_spans)

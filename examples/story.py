@@ -32,7 +32,7 @@ class Story:
         self.stack = stack
         self.world = world
         self.admin = admin
-        self.client = Client(stack.sidecar_address, timeout_s=2.0)
+        self.client = self._connect()
         self.decisions: list[Decision] = []
         self.unexpected: list[str] = []
         self._scene = 0
@@ -48,6 +48,7 @@ class Story:
         self._unusual()
         self._exemptions()
         self._tampering()
+        self._callers()
         self._security_team()
         self._observed()
         self._fresh_data()
@@ -113,6 +114,16 @@ class Story:
         stolen = self.world.idp.token("bob", "phr")
         self._ask(self._alices(token=stolen, dpop=None), Outcome.DENY, "TOKEN_MISMATCH")
 
+    def _callers(self) -> None:
+        self._title("Another program in the pod asks about Alice: it has no token")
+        with Client(self.stack.sidecar_address, timeout_s=2.0) as stranger:
+            self._refused(stranger, self._alices(), "UNAUTHENTICATED")
+        self._title("... it makes one up")
+        with Client(self.stack.sidecar_address, timeout_s=2.0, token="a-guess-0123456789") as stranger:
+            self._refused(stranger, self._alices(), "UNAUTHENTICATED")
+        self._title("The payments service asks about an action that is none of its business")
+        self._refused(self.client, self._alices(action="accounts.close"), "PERMISSION_DENIED")
+
     def _security_team(self) -> None:
         self._title("The security team quarantines Alice's laptop")
         self.world.device_state("alice-laptop", "alice", "QUARANTINED")
@@ -174,7 +185,7 @@ class Story:
         self.stack.stop_sidecar()
         self.stack.start_sidecar()
         self.client.close()
-        self.client = Client(self.stack.sidecar_address, timeout_s=2.0)
+        self.client = self._connect()
         self._ask(self._alices(), Outcome.ALLOW, "REQUIREMENT_MET")
         self._title("... the control plane is back: exemptions too")
         self.stack.start_control_plane()
@@ -243,6 +254,17 @@ class Story:
         decision = self.client.evaluate(question, traceparent=f"00-{TRACE_ID}-{PARENT_ID}-01")
         self.decisions.append(decision)
         return decision
+
+    def _refused(self, client: Client, question: Question, code: str) -> None:
+        """Asks what is not to be decided: no decision, no trace, and the client falls back on STEP_UP."""
+        decision = client.evaluate(question)
+        self._print(question, decision)
+        refused = decision.fail_mode_used and decision.outcome is Outcome.STEP_UP and not decision.decision_id
+        self._expect(refused and (decision.error or "").startswith(code), f"expected {code}")
+
+    def _connect(self) -> Client:
+        """As the payments service."""
+        return Client(self.stack.sidecar_address, timeout_s=2.0, token_file=self.stack.token_file)
 
     # --- telling --------------------------------------------------------------------------------------------------
 

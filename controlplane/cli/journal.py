@@ -95,7 +95,7 @@ def verify_sources(
     if not found.chains and not damage.count:
         raise Failure("no record was found", NOT_FOUND)
     if client.output == "table":
-        _show_chains(found.chains, unknown)
+        _show_chains(found.chains, unknown, damage.count)
     else:
         print_data(client, [_plain(each, (each.sidecar, each.chain) in unknown) for each in found.chains])
     return 0 if found.is_whole and not unknown and not damage.count else FINDINGS
@@ -210,7 +210,7 @@ def _progress(noun: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.update(task, completed=count)
 
 
-def _show_chains(chains: Iterable[ChainResult], unknown: Iterable[Key]) -> None:
+def _show_chains(chains: Iterable[ChainResult], unknown: Iterable[Key], damaged: int) -> None:
     out = console()
     whole = not_whole = 0
     for each in chains:
@@ -228,7 +228,10 @@ def _show_chains(chains: Iterable[ChainResult], unknown: Iterable[Key]) -> None:
         for finding in each.findings:
             out.print(Text(f"    {finding}", style="red" if finding.kind.is_fault else "dim"), soft_wrap=True)
     total = whole + not_whole
-    out.print(Text(f"{total} chain{'s' if total != 1 else ''}: {whole} whole, {not_whole} not"))
+    line = Text(f"{total} chain{'s' if total != 1 else ''}: {whole} whole, {not_whole} not")
+    if damaged:
+        line.append(f"; {damaged} damaged place{'s' if damaged != 1 else ''} in what was read", style="bold red")
+    out.print(line)
 
 
 def _plain(result: ChainResult, unknown: bool) -> dict[str, Any]:

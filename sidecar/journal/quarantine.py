@@ -68,9 +68,13 @@ class Quarantine:
         except JournalError as error:
             _log.error("journal: %s", error)
             return False
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Finishes the last file, unless there are many: also when there are few again, because they were shipped."""
         if len(quarantine_segments(self._directory)) < _FEW_FILES:
             self._writer.close()
-        return True
 
     def close(self) -> None:
         """Finishes the last file."""

@@ -128,6 +128,7 @@ class Shipper:
         if now - self._saved_at < _CURSOR_EVERY_S:
             return
         self._saved_at = now
+        self._quarantine.finish()
         await self._backlog.save()
         self._measure()
 

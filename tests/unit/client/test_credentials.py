@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,32 @@ def test_token_file_is_read_again_when_it_changes(
 
 
 @both
-def test_same_length_in_the_same_tick_is_noticed(kind: Any, sidecar: ScriptedSidecar, tmp_path: Path) -> None:
+def test_same_length_in_the_same_tick_is_noticed(
+    kind: Any, sidecar: ScriptedSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system whose clock did not move between the two."""
     path = tmp_path / "token"
     path.write_text("a" * 24)
-    times = path.stat()
-
-    def change() -> None:
-        path.write_text("b" * 24)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-    kind(sidecar.address, token_file=str(path)).ask(change)
+    monkeypatch.setattr("sidestep.client._credentials._stamp", lambda found: (1,))
+    kind(sidecar.address, token_file=str(path)).ask(lambda: rewrite_same_length(path))
     assert sent(sidecar)[1:] == ["Bearer " + "b" * 24] * 2
+
+
+def test_unchanged_token_file_is_not_read_again(
+    sidecar: ScriptedSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = time.time_ns
+    monkeypatch.setattr("sidestep.client._credentials.time.time_ns", lambda: now_ns() + 3600 * 10**9)
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    asking = Sync(sidecar.address, token_file=path)
+    monkeypatch.setattr("sidestep.client._credentials.Credentials._read", None)
+    asking.ask()
+    assert sent(sidecar) == [f"Bearer {TOKEN}"] * 3
+
+
+def rewrite_same_length(path: Path) -> None:
+    path.write_text("b" * 24)
 
 
 def remove(path: Path) -> None:

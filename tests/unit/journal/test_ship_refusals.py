@@ -8,7 +8,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from sidecar.journal import quarantine, sender
+from sidecar.journal import quarantine, sender, ship
 from sidecar.journal.quarantine import Quarantined
 from sidecar.journal.reader import Entry, SegmentReader
 from sidecar.journal.record import encode_record
@@ -239,3 +239,33 @@ async def test_many_records_that_are_set_aside_share_files(bench: Bench, monkeyp
     assert len(quarantine.quarantine_segments(bench.journal)) == 3
     assert len(bench.quarantined()) == 10
     place.close()
+
+
+@in_a_loop
+async def test_a_file_that_many_share_is_finished_once_the_others_were_shipped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "_FEW_FILES", 3)
+    monkeypatch.setattr(ship, "_CURSOR_EVERY_S", 0.0)
+    writer = bench.writer()
+    with OtlpReceiver() as receiver:
+        receiver.reject = 1
+        async with bench.shipping(receiver.endpoint):
+            for count in range(1, 6):
+                writer.append(encoded_records(1))
+                await bench.until(lambda count=count: bench.count(AgentWord.JOURNAL_QUARANTINED) == count)
+            *finished, shared = quarantine.quarantine_segments(bench.journal)
+            assert not is_finished(bench.journal / shared)
+            for name in finished:
+                (bench.journal / name).unlink()
+            await bench.until(lambda: is_finished(bench.journal / shared))
+            assert len(bench.quarantined()) == 3
+    writer.close()
+
+
+def is_finished(segment: Path) -> bool:
+    reader = SegmentReader(segment)
+    try:
+        return reader.finished()
+    finally:
+        reader.close()

@@ -84,3 +84,17 @@ def test_the_collector_is_in_one_state(page: Page) -> None:
     states = values(page, catalogue.EXPORT_STATE)
     assert [labels for labels, value in states.items() if value] == [("refusing",)]
     assert len(states) == 4
+
+
+def test_callers_are_as_many_as_the_worker_knows_that_knows_fewest(page: Page) -> None:
+    assert values(page, catalogue.CALLERS) == {(): 0}
+    for index, known in enumerate((3, 2)):
+        page.worker(index).attach()
+        page.worker(index).set(WorkerWord.CALLERS, known)
+    page.worker(0).set(WorkerWord.CALLERS_UNUSABLE, 1)
+    page.worker(1).add(WorkerWord.CALLERS_FAILURES, 2)
+    assert values(page, catalogue.CALLERS) == {(): 2}
+    assert values(page, catalogue.CALLERS_UNUSABLE) == {(): 1}
+    assert values(page, catalogue.CALLERS_FAILURES) == {(): 2}
+    page.worker(1).set_state(State.DEAD)
+    assert values(page, catalogue.CALLERS) == {(): 3}

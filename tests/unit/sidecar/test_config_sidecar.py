@@ -110,6 +110,14 @@ def test_every_setting_is_read() -> None:
             },
             "SIDESTEP_DIAGNOSE: only with listeners on loopback or Unix sockets",
         ),
+        (
+            {"SIDESTEP_CALLERS": "/run/callers.yaml", "SIDESTEP_DIAGNOSE": "true"},
+            "SIDESTEP_DIAGNOSE: is for development, without SIDESTEP_CALLERS",
+        ),
+        (
+            {"SIDESTEP_CALLERS": "/run/callers.yaml", "SIDESTEP_LISTEN": "0.0.0.0:9191"},
+            "SIDESTEP_LISTEN: 0.0.0.0:9191 can be reached from other hosts",
+        ),
         ({"SIDESTEP_HTTP_LISTEN": "nowhere"}, "SIDESTEP_HTTP_LISTEN: 'nowhere' is not host:port"),
         ({"SIDESTEP_CONTROL_PLANE": "http://cp"}, "SIDESTEP_CONTROL_PLANE: 'http://cp' is not host:port"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://c:1"}, "OTEL_EXPORTER_OTLP_ENDPOINT: 'ftp://c:1': the scheme"),
@@ -225,3 +233,11 @@ def test_names_of_settings_are_those_scripts_rely_on() -> None:
         "SIDESTEP_REFLECTION",
         "SIDESTEP_SHUTDOWN_GRACE",
     } <= set(SETTINGS)
+
+
+def test_callers_may_be_known_beyond_loopback_too() -> None:
+    config = loaded(
+        SIDESTEP_CALLERS="/run/callers.yaml", SIDESTEP_LISTEN="0.0.0.0:9191", SIDESTEP_ALLOW_NON_LOOPBACK="true"
+    )
+    assert config.callers == Path("/run/callers.yaml")
+    assert load(TENANT).callers is None
