@@ -130,7 +130,7 @@ def ship(client: Client, folder: Path, quarantined: bool, no_report: bool) -> in
     told = True
     for shipment in shipments:
         if client.output == "table":
-            _show_shipment(shipment)
+            _show_shipment(shipment, quarantined)
         if no_report or _report(client, shipment):
             _remove(shipment)
         else:
@@ -273,7 +273,7 @@ def _shipping() -> Iterator[Tell]:
         yield lambda shipped, left: tell(shipped)
 
 
-def _show_shipment(shipment: Shipment) -> None:
+def _show_shipment(shipment: Shipment, quarantined: bool) -> None:
     out = console()
     whose = f" of {shipment.sidecar}" if shipment.sidecar else ""
     out.print(
@@ -281,6 +281,8 @@ def _show_shipment(shipment: Shipment) -> None:
     )
     if shipment.problem:
         click.echo(f"warning: the collector takes no more: {shipment.problem}", err=True)
+    elif shipment.left and quarantined:
+        click.echo("warning: the collector refused what is left, or it is still being written; try again", err=True)
     elif shipment.left:
         click.echo("warning: the collector refused what is left; see --quarantined", err=True)
     if shipment.damaged:

@@ -87,6 +87,11 @@ class Collector:
         wanted = set(ids)
         until(lambda: wanted <= self.ids(), "every decision to arrive", WITHIN_S)
 
+    def wait_for_more(self) -> None:
+        """Waits until it has more decisions than now."""
+        before = len(self.ids())
+        until(lambda: len(self.ids()) > before, "more decisions to arrive", WITHIN_S)
+
     def export(self) -> Path:
         """All it has, as OTLP JSON."""
         self.ids()

@@ -43,8 +43,7 @@ def test_a_collector_that_is_killed_again_and_again(
         with shipping_pod(data, collector) as pod:
             with Callers(pod.address) as callers:
                 for _ in range(kills):
-                    before = len(collector.ids())
-                    until(lambda before=before: len(collector.ids()) > before, "more spans", WITHIN_S)
+                    collector.wait_for_more()
                     collector.kill()
                     callers.wait_for_answers(answers)
                     collector.start()
