@@ -45,7 +45,7 @@ gen: $(READY) ## regenerate the Python of proto/
 	@$(BIN)/python scripts/gen_protos.py
 
 unit: $(READY) ## the tests themselves
-	@$(BIN)/pytest -m "not e2e"
+	@$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist worksteal
 
 e2e: $(READY) ## the heavy rest: long chaos, a million devices
 	@$(BIN)/pytest -m e2e --timeout 900

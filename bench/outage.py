@@ -42,7 +42,7 @@ def main() -> int:
     """Runs it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=24, help="pairs of runs with the collector up and down")
-    parser.add_argument("--stopped-rounds", type=int, default=6, help="pairs of runs with the agent going and stopped")
+    parser.add_argument("--stopped-rounds", type=int, default=10, help="pairs of runs with the agent going and stopped")
     parser.add_argument("--rate", type=int, default=500, help="calls a second")
     arguments = parser.parse_args()
     if not load.available():
@@ -58,6 +58,7 @@ def main() -> int:
 
 
 def _measure(rounds: int, stopped_rounds: int, rate: int) -> dict[str, Any]:
+    others = os.getloadavg()[0]
     with Stack() as stack:
         admin = Admin(stack.admin_address)
         world = questions.build(admin)
@@ -77,6 +78,7 @@ def _measure(rounds: int, stopped_rounds: int, rate: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "rate": rate,
+        "load_before": others,
         "outage": _summary(outage),
         "stopped": _summary(stop),
     }
@@ -211,7 +213,8 @@ def _table(result: dict[str, Any]) -> str:
             f"Evaluate's latency at {result['rate']} calls a second from h2load (open loop, {CLIENTS} connections), one worker, "
             f"{result['cores']} cores shared by client, sidecar, control plane and collector. Runs alternate, and take turns at "
             "being first; between them everything is shipped. All latencies of all runs are pooled; the ratio's middle half "
-            "comes from drawing the pairs of runs anew. Every call was decided and recorded.",
+            "comes from drawing the pairs of runs anew. Every call was decided and recorded. Load average of the machine before: "
+            f"{result['load_before']:.1f}; much above 0, other work decides what the tail looks like.",
             "",
             "| | runs | p50 without, us | p50 with, us | p99 without, us | p99 with, us | p99 ratio (middle half) "
             f"| of single pairs | budget {BUDGET} |",

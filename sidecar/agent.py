@@ -123,7 +123,10 @@ class _Agent:
         if not parts.enter_context(locked(config.journal_dir)):
             raise JournalError(f"{config.journal_dir} is being shipped by another program")
         resource = resource_attributes(config)
-        save_resource(config.journal_dir, resource)
+        try:
+            save_resource(config.journal_dir, resource)
+        except OSError as error:  # a full disk, which only shipping makes room on
+            _log.error("%s: %s; what is left there may not say whose it is", config.journal_dir, error.strerror)
         exporter = _exporter(config)
         if exporter is not None:
             parts.push_async_callback(exporter.close)

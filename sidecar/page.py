@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from contextlib import suppress
 from enum import IntEnum, unique
 from pathlib import Path
 
@@ -313,6 +314,7 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         """Attaches to an existing page. Raises PageError."""
+        self._path = path
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -332,7 +334,10 @@ class Page:
 
     @classmethod
     def create(cls, path: Path, workers: int) -> Page:
-        """Creates the file anew, every word zero, and attaches; processes attached to an older file keep that one."""
+        """Creates the file anew, every word zero, and attaches; processes attached to an older file keep that one.
+
+        The one before is kept beside it, see `earlier`.
+        """
         if not 1 <= workers <= MAX_WORKERS:
             raise PageError(f"a page holds 1 to {MAX_WORKERS} workers, not {workers}")
         fresh = path.with_name(path.name + ".new")
@@ -341,8 +346,17 @@ class Page:
         with fresh.open("r+b") as file:
             for word in (_MAGIC, workers, os.getpid(), 0, time.time_ns()):  # in the order of _Header
                 file.write(word.to_bytes(_WORD_BYTES, sys.byteorder))
+        with suppress(FileNotFoundError):
+            path.replace(_earlier(path))
         fresh.replace(path)
         return cls(path)
+
+    def earlier(self) -> Page | None:
+        """The page before this one, as its processes left it; None if there was none, or of another version."""
+        try:
+            return Page(_earlier(self._path))
+        except PageError:
+            return None
 
     @property
     def agent(self) -> AgentSlot:
@@ -373,6 +387,10 @@ class Page:
         """Detaches."""
         self._words.release()
         self._map.close()
+
+
+def _earlier(path: Path) -> Path:
+    return path.with_name(path.name + ".last")
 
 
 def _size(workers: int) -> int:

@@ -46,9 +46,10 @@ class ChainState:
 
         A report contradicts if it has another hash for the same number of records, or, being newer, fewer records: then the
         earlier anchor stands. An older one that says less has only been overtaken. Fewer records settled are no
-        contradiction: after a crash some are sent again.
+        contradiction: after a crash some are sent again. A report from the future counts as one of now: a clock that was ahead
+        for a moment must not make all later reports look overtaken.
         """
-        reported_ns = report.report_time.ToNanoseconds()
+        reported_ns = min(report.report_time.ToNanoseconds(), int(now * 1e9))
         newer = reported_ns > self.reported_ns
         if report.records == self.records:
             conflict = report.head != self.head and reported_ns != self.reported_ns

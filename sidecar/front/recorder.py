@@ -71,8 +71,12 @@ class Recorder:
             self._slot.add(WorkerWord.UNRECORDED, count)
 
     def settle(self) -> None:
-        """Records what is owed, if there is any and there is room."""
+        """Records what is owed, if there is any and there is room, and sees to it that the file being written is still there."""
         with self._lock:
+            try:
+                self._journal.replace_removed()
+            except OSError as error:
+                self._complain(f"the file being written was removed, and there can be no other: {error.strerror}")
             if (self._unrecorded or self._batches) and self._has_room():
                 self._append((), [])
 

@@ -12,6 +12,7 @@ import logging
 import ssl
 import time
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 
 import httpx
@@ -58,6 +59,8 @@ class HttpExporter:
             headers["content-encoding"] = "gzip"
         self._client = httpx.AsyncClient(
             headers=headers,
+            # None are kept: they would pile up, here and in every request, for as long as the agent lives.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             verify=verify,
             trust_env=False,
             timeout=None,  # noqa: S113 - bounded as a whole, below

@@ -25,6 +25,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -123,7 +124,7 @@ class SegmentWriter:
         self._lock = threading.Lock()
         self._fd = -1
         self._size = 0
-        # A write to the open file failed: it ends in half a record.
+        # Nothing may follow in the open file: a write failed and it ends in half a record, or it was removed.
         self._torn = False
         self._number = 0
         self._sequence = 0
@@ -201,8 +202,25 @@ class SegmentWriter:
                 raise JournalError(f"cannot append to {self._directory}: {error.strerror}") from error
             return first
 
+    def replace_removed(self) -> None:
+        """Begins another file if somebody removed the one being written, and its records with it. To be called often.
+
+        The new file's first number tells how many are gone. Raises OSError if there can be no other file: then there is no room.
+        """
+        with self._lock:
+            if self._fd < 0 or os.fstat(self._fd).st_nlink:
+                return
+            self._torn = True
+            try:
+                self._rotate()
+            except OSError:
+                self._retry_at = time.monotonic() + _RETRY_S
+                raise
+
     def close(self) -> None:
         """Gives the last file free for shipment and removal."""
+        with suppress(OSError):
+            self.replace_removed()
         with self._lock:
             self._release()
 

@@ -31,6 +31,8 @@ DEADLINE_S = 5.0
 # Also when nothing has changed, so that the control plane sees the sidecar is there.
 _EVERYTHING_EVERY_S = 300.0
 _BACKOFF_LIMIT_S = 60.0
+# Longest wait the control plane may ask for: what is not anchored meanwhile could not be counted if it were lost.
+_LONGEST_WAIT_S = 300.0
 _METHOD = "/sidestep.v1.ReportService/ReportJournal"
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -165,7 +167,7 @@ class JournalReporter:
         if not self._failing:  # once per outage, not once per attempt
             _log.warning("anchors: not reported, will try again: %s", why)
         self._failing = True
-        return self._backoff.next_s(wait_s)
+        return self._backoff.next_s(None if wait_s is None else min(wait_s, _LONGEST_WAIT_S))
 
     def _look(self) -> tuple[dict[str, pb.JournalChain], set[str]]:
         """Where every chain stands now, and which of them have segments."""

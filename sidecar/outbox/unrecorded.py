@@ -2,7 +2,8 @@
 
 Workers count them in the page; the page is new with every supervisor, and its words know no chains. What a worker's word
 rises by is put down to the worker's newest chain, in a small file beside the segments, so that neither a restart of the
-agent nor one of the worker counts a decision twice or not at all.
+agent nor one of the worker counts a decision twice or not at all. What rose in a page after it was last looked at, because
+everything was killed, is found in that page, which the supervisor keeps until the next one.
 """
 
 from __future__ import annotations
@@ -45,20 +46,33 @@ class Unrecorded:
         Decisions of a worker that has no chain yet belong to one without records, named after the page's creation.
         """
         book = self._book
-        if book.page != self._page.created_ns:
-            book.page, book.seen = self._page.created_ns, {}
         changed = False
-        for worker in range(self._page.workers):
-            word = self._page.worker(worker).get(WorkerWord.UNRECORDED)
+        if book.page != self._page.created_ns:
+            earlier = self._page.earlier()
+            if earlier is not None:
+                if earlier.created_ns != book.page:  # nothing was put down of it
+                    book.seen = {}
+                changed = self._take(earlier, newest)
+                earlier.close()
+            book.page, book.seen = self._page.created_ns, {}
+        changed |= self._take(self._page, newest)
+        if changed:
+            self._save()
+        return dict(book.chains)
+
+    def _take(self, page: Page, newest: Mapping[int, str]) -> bool:
+        """Puts down what has risen in a page. Whether anything has."""
+        book = self._book
+        changed = False
+        for worker in range(page.workers):
+            word = page.worker(worker).get(WorkerWord.UNRECORDED)
             rise = word - book.seen.get(worker, 0)
             if rise > 0:
                 chain = newest.get(worker) or self._placeholder(worker)
                 book.seen[worker] = word
                 book.chains[chain] = book.chains.get(chain, 0) + rise
                 changed = True
-        if changed:
-            self._save()
-        return dict(book.chains)
+        return changed
 
     def forget(self, chains: Iterable[str]) -> None:
         """Drops chains whose end was reported."""

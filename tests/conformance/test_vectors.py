@@ -159,7 +159,7 @@ def test_comparison_accepts_what_is_expected() -> None:
         {"shadows": [{"policy": "p@1", "outcome": "ALLOW", "basis": "NOT_REQUIRED"}]},
         {"coarse": "DATA_UNAVAILABLE"},
     ],
-    ids=str,
+    ids=lambda change: " ".join(sorted(str(change).replace("frozenset", "").split())),
 )
 def test_comparison_notices(change: dict[str, Any]) -> None:
     assert differences(_expecting(_EXPECTS_STEP_UP), replace(_STEP_UP, **change))
