@@ -9,7 +9,8 @@ import msgspec
 from sidestep.v1 import decision_pb2
 
 from sidecar.callers import Caller
-from sidecar.front.servicer import Verdict, kept_traceparent
+from sidecar.front.servicer import Verdict
+from sidecar.front.traceparent import kept_traceparent
 from sidecar.front.transport import Call
 from sidecar.journal.record import BatchRecord
 from sidecar.store.view import ReadView

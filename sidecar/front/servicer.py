@@ -19,6 +19,7 @@ from sidecar.clock import Clock
 from sidecar.front.answer import Answers
 from sidecar.front.decision_id import DecisionIds
 from sidecar.front.disclosure import Disclosure
+from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
 from sidecar.journal.record import Record, encode_record
 from sidecar.store.view import ReadView
@@ -26,9 +27,6 @@ from sidecar.store.view import ReadView
 SERVICE: Final = "sidestep.v1.DecisionService"
 MAX_ENTRIES: Final = 100
 """Requests in one EvaluateBatch."""
-
-# W3C Trace Context: 55 characters; later versions may add to it.
-_MAX_TRACEPARENT: Final = 128
 
 
 class Verdict(msgspec.Struct, eq=False, gc=False):
@@ -173,11 +171,6 @@ class DecisionServicer:
             encode_record(record),
             self._answers.encode(decision_id, facts, rules, decision, explanation),
         )
-
-
-def kept_traceparent(traceparent: str) -> str:
-    """A traceparent as it is recorded: not at all if it is longer than any."""
-    return traceparent if len(traceparent) <= _MAX_TRACEPARENT else ""
 
 
 def parse_request(payload: bytes) -> decision_pb2.EvaluateRequest:

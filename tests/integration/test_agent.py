@@ -339,6 +339,19 @@ def test_it_says_whose_journal_it_is_beside_the_segments(pod: Pod) -> None:
     assert pod.end()[0] == 0
 
 
+def test_a_disk_that_cannot_take_that_does_not_keep_it_from_shipping(pod: Pod) -> None:
+    """As on a full disk, where only shipping makes room."""
+    journal = pod.data / "journal"
+    (journal / "resource.json.new").mkdir(parents=True)
+    writer = SegmentWriter(journal, worker_name(0), 8 << 20)
+    writer.append(encoded_records(3))
+    writer.close()
+    pod.start()
+    until(lambda: len(pod.receiver.spans) == 3, "records to be shipped")
+    assert load_resource(journal) is None
+    assert pod.end()[0] == 0
+
+
 def test_while_it_runs_nothing_else_may_ship_its_journal(pod: Pod) -> None:
     pod.start()
     pod.wait_for_state(State.NOT_LOADED)

@@ -71,6 +71,13 @@ def test_a_report_that_was_overtaken_is_no_contradiction() -> None:
     assert (believed.records, believed.settled, believed.conflicts) == (20, 15, 0)
 
 
+def test_a_clock_that_was_ahead_once_does_not_excuse_what_comes_later() -> None:
+    ahead = report(10, 1e9, settled=4)
+    assert state(ahead, report(9, 101, settled=4)).conflicts == 1
+    believed = state(ahead, report(8, 101, settled=8, ended=True))
+    assert (believed.settled, believed.lost) == (10, 2)
+
+
 def test_fewer_settled_than_before_is_no_contradiction_and_takes_nothing_back() -> None:
     believed = state(report(10, 1, settled=4), report(12, 2, settled=3))
     assert (believed.records, believed.settled, believed.conflicts) == (12, 4, 0)

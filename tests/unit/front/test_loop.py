@@ -62,9 +62,10 @@ def rules_of(rig: Rig) -> TenantRules:
         return Gatherer(GatherConfig(TENANT, 300.0, 3600.0)).outline(request(), view, time.time()).rules
 
 
-def test_overlong_traceparent_is_not_kept(rig: Rig) -> None:
-    rig.ask(request(), traceparent="0" * 5000)
-    assert rig.records()[0].traceparent == ""
+def test_what_is_no_traceparent_is_not_kept(rig: Rig) -> None:
+    for text in ("0" * 5000, "alice@example.com"):
+        rig.ask(request(), traceparent=text)
+    assert [record.traceparent for record in rig.records()] == ["", ""]
 
 
 def test_calls_are_answered_in_the_order_they_came(rigged: Callable[..., Rig]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.front.traceparent import trace_fields
+from sidecar.front.traceparent import kept_traceparent, trace_fields
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -12,6 +12,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 )
 def test_caller_s_ids_are_told(traceparent: str) -> None:
     assert trace_fields(traceparent) == {"trace_id": TRACE, "span_id": SPAN}
+    assert kept_traceparent(traceparent) == traceparent[:55]
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,4 @@ def test_caller_s_ids_are_told(traceparent: str) -> None:
 )
 def test_nothing_else_is(traceparent: str) -> None:
     assert trace_fields(traceparent) == {}
+    assert kept_traceparent(traceparent) == ""

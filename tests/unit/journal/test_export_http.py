@@ -80,6 +80,17 @@ async def test_a_status_says_whether_data_or_connection_is_at_fault(status: int,
     assert result.detail == f"HTTP {status}: over quota [31m"
 
 
+@in_a_loop
+async def test_cookies_are_not_kept() -> None:
+    with OtlpHttpReceiver() as receiver:
+        receiver.answer = Answer(200, b"", OTLP | {"set-cookie": "node=3; Max-Age=1000"})
+        async with opened(settings(receiver)) as exporter:
+            for _ in range(2):
+                await exporter.export(spans(1))
+        assert len(receiver.metadata) == 2
+        assert not any("cookie" in headers for headers in receiver.metadata)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @in_a_loop
 async def test_redirects_are_not_followed(status: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -179,6 +180,47 @@ def test_a_file_whose_name_may_not_survive_is_not_left_behind(tmp_path: Path, mo
     assert os.listdir(tmp_path) == [str(before)]
     assert writer.append([b"z" * 300]) == 1
     assert read_directory(tmp_path) == [b"x" * 300, b"z" * 300]
+    writer.close()
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_file_that_was_removed_while_it_was_written_is_replaced_and_its_records_are_missed(
+    tmp_path: Path, closing: bool
+) -> None:
+    writer = SegmentWriter(tmp_path, "w0", 8 << 20)
+    writer.append([b"gone"] * 3)
+    writer.replace_removed()
+    (removed,) = list_segments(tmp_path)
+    (tmp_path / str(removed)).unlink()
+    writer.append([b"gone too"])
+    if closing:
+        writer.close()
+    else:
+        writer.replace_removed()
+    (name,) = list_segments(tmp_path)
+    assert (name.chain, name.number) == (removed.chain, removed.number + 1)
+    reader = SegmentReader(tmp_path / str(name))
+    assert (reader.first.sequence, reader.previous) == (4, writer.head)
+    assert reader.finished() == closing
+    reader.close()
+    writer.close()
+
+
+def test_without_a_place_for_another_file_there_is_no_room(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    writer = SegmentWriter(directory, "w0", 8 << 20)
+    writer.append([b"gone"])
+    shutil.rmtree(directory)
+    with pytest.raises(OSError, match="No such file"):
+        writer.replace_removed()
+    assert not writer.has_room()
+    with pytest.raises(JournalError):
+        writer.append([b"nowhere"])
+    directory.mkdir()
+    writer.append([b"here"])
+    reader = SegmentReader(only_segment(directory))
+    assert reader.first.sequence == 1
+    reader.close()
     writer.close()
 
 

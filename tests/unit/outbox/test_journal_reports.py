@@ -262,6 +262,40 @@ def test_a_new_page_counts_from_zero(run: Any, server: AdminServer, tmp_path: Pa
     run(scenario)
 
 
+def test_what_was_not_told_when_everything_was_killed_is_told_afterwards(
+    run: Any, server: AdminServer, tmp_path: Path
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        async def restarted() -> int:
+            Page.create(tmp_path / "page", 2).close()
+            again = Rig(tmp_path, server.address)
+            await again.report()
+            await again.close()
+            return known(server)[writer.chain].chain.unrecorded
+
+        writer = rig.writer(0, 1)
+        rig.unrecorded(0, 5)
+        await rig.report()
+        rig.unrecorded(0, 2)
+        assert await restarted() == 7
+        assert await restarted() == 7  # that page had nothing
+        never_looked_at = Page.create(tmp_path / "page", 2)
+        never_looked_at.worker(0).add(WorkerWord.UNRECORDED, 3)
+        never_looked_at.close()
+        assert await restarted() == 10
+        writer.close()
+
+    run(scenario)
+
+
+def test_reports_go_on_however_long_a_wait_is_asked_for(run: Any) -> None:
+    async def scenario(rig: Rig) -> None:
+        assert rig.reporter._failed("RESOURCE_EXHAUSTED", 10.0) >= 10.0
+        assert rig.reporter._failed("RESOURCE_EXHAUSTED", 1e9) < 400.0
+
+    run(scenario)
+
+
 def test_an_outage_delays_reports_and_spoils_none(run: Any, server: AdminServer) -> None:
     async def scenario(rig: Rig) -> None:
         writer = rig.writer(0, 1)
