@@ -36,7 +36,7 @@ async def answered(answer: Answer, timeout_s: float = 30) -> ExportResult:
         Answer(200, b"<html>Please log in</html>", OTLP),
         Answer(200, b"{}", {"content-type": "application/json"}),
         Answer(200, b""),
-        Answer(200, gzip.compress(b""), OTLP | {"content-encoding": "gzip"}),
+        Answer(200, gzip.compress(b"", mtime=0), OTLP | {"content-encoding": "gzip"}),
         Answer(202, b"", OTLP),
         Answer(204),
     ],
