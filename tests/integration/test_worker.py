@@ -21,6 +21,7 @@ from sidecar.journal.record import UnrecordedRecord
 from sidecar.journal.segment import SegmentName, worker_name
 from sidecar.page import State, Word, WorkerWord, boottime_ms
 from tests.fakes.journal import read_all, read_journal, recorded_ids
+from tests.fakes.records import TRACEPARENT
 from tests.fakes.stock import Stock, exempted, request, satisfied
 from tests.processes import Worker, until, worker
 
@@ -69,7 +70,7 @@ def test_every_listener_answers_and_everything_is_recorded(stock: Stock, tmp_pat
                     (request(), decision_pb2.BASIS_CHALLENGE),
                     (request("mallory"), decision_pb2.BASIS_BLOCKED),
                 ):
-                    response = stub.Evaluate(question, timeout=5, metadata=(("traceparent", "00-1-2-03"),))
+                    response = stub.Evaluate(question, timeout=5, metadata=(("traceparent", TRACEPARENT),))
                     assert response.basis == basis
                     answered.add(response.decision_id)
                 batch = decision_pb2.EvaluateBatchRequest(requests=[request(), request(""), satisfied()] * 30)
@@ -81,7 +82,7 @@ def test_every_listener_answers_and_everything_is_recorded(stock: Stock, tmp_pat
         assert recorded_ids(tmp_path / "journal") == answered
         assert len(records) == 2 * 64
         assert started.slot.get(WorkerWord.JOURNAL_RECORDS) == len(read_all(tmp_path / "journal")) == 2 * (64 + 1)
-        assert sum(record.traceparent == "00-1-2-03" for record in records) == 2 * 4
+        assert sum(record.traceparent == TRACEPARENT for record in records) == 2 * 4
         assert started.stop() == 0
         assert started.slot.state is State.DEAD
         assert not (tmp_path / "run" / "s.sock").exists()
