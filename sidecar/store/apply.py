@@ -70,7 +70,8 @@ def open_collections(environment: Environment, lane: Lane, collections: set[int]
 
 def put_cursor(txn: lmdb.Transaction[bytes], environment: Environment, tenant: str, lane: Lane, cursor: Cursor) -> None:
     """Writes where a lane stands."""
-    txn.put(keys.lane_row(keys.META_CURSOR, tenant, lane), keys.pack_cursor(cursor), db=environment.dbs.meta)
+    key = keys.lane_row(keys.META_CURSOR, tenant, lane)
+    txn.put(key, keys.pack_cursor(key, cursor), db=environment.dbs.meta)
 
 
 def _apply(

@@ -17,6 +17,10 @@ class UnreadableError(StoreError):
     """LMDB could not read the generation. It has been marked suspect; the writer examines it when it next opens."""
 
 
+class DamagedRowError(UnreadableError):
+    """A bookkeeping row is not as it was written: a flipped byte on disk or in memory. Its value must not be used."""
+
+
 class LockedError(StoreError):
     """Another process holds the writer's lock on the data directory."""
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 from typing import Final, Literal, NamedTuple
+from zlib import crc32
 
 import lmdb
 
 from engine.names import Collection, Lane
+from sidecar.store.errors import DamagedRowError
 
 MAX_KEY_BYTES: Final = 511
 """LMDB's limit on keys."""
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Rises when keys, index rows or bookkeeping change shape."""
 
 FORMAT: Final = f"{LAYOUT}:{','.join(str(int(c)) for c in Collection)}".encode()
@@ -35,12 +37,15 @@ META_CURSOR: Final = b"cursor\0"
 META_KEY: Final = b"key\0"
 META_CONFIRMED: Final = b"confirmed\0"
 META_DROP: Final = b"drop\0"
+SEALED: Final = (META_CURSOR, META_CONFIRMED, META_DROP, META_SCOPE)
+"""What the keys of bookkeeping rows start with whose values are sealed. A META_KEY row proves itself in the digest."""
 
 GrantScope = Literal["s", "r", "d"]
 """Subject, role or device."""
 
 _CURSOR = Struct(">QQ32s")
 _CONFIRMED = Struct(">dd")
+_SEAL = Struct(">I")
 
 
 class Cursor(NamedTuple):
@@ -108,40 +113,72 @@ def lane_row(kind: bytes, tenant: str, lane: Lane) -> bytes:
 
 
 def parse_lane_row(kind: bytes, key: bytes) -> tuple[str, Lane]:
-    """The (tenant, lane) of a bookkeeping row."""
+    """The (tenant, lane) of a bookkeeping row. Raises DamagedRowError."""
     tenant, _, lane = key[len(kind) :].partition(b"\0")
-    return tenant.decode(), Lane(int(lane))
+    try:
+        return tenant.decode(), Lane(int(lane))
+    except ValueError:
+        raise DamagedRowError(f"a {_kind_of(key)} row names no lane") from None
 
 
-def pack_cursor(cursor: Cursor) -> bytes:
-    """A cursor as stored."""
-    return _CURSOR.pack(cursor.epoch, cursor.revision, cursor.digest)
+def seal(key: bytes, body: bytes) -> bytes:
+    """A bookkeeping row's value: its content and a CRC-32 over key and content.
+
+    No digest covers these rows, and one flipped bit would make a lane claim to be newer, or confirmed later, than it is.
+    """
+    return body + _SEAL.pack(crc32(body, crc32(key)))
 
 
-def unpack_cursor(value: bytes) -> Cursor:
-    """A stored cursor."""
-    return Cursor(*_CURSOR.unpack(value))
+def unseal(key: bytes, value: bytes) -> bytes:
+    """The content of a bookkeeping row. Raises DamagedRowError if key or value are not as they were written."""
+    body = value[: -_SEAL.size]
+    if len(value) < _SEAL.size or _SEAL.unpack(value[-_SEAL.size :])[0] != crc32(body, crc32(key)):
+        raise DamagedRowError(f"a {_kind_of(key)} row is not as it was written")
+    return body
 
 
-def pack_confirmation(confirmation: Confirmation) -> bytes:
-    """A confirmation as stored."""
-    return _CONFIRMED.pack(confirmation.boottime, confirmation.wall) + confirmation.boot_id.encode()
+def pack_cursor(key: bytes, cursor: Cursor) -> bytes:
+    """A cursor as stored under `key`."""
+    return seal(key, _CURSOR.pack(cursor.epoch, cursor.revision, cursor.digest))
 
 
-def unpack_confirmation(value: bytes) -> Confirmation:
-    """A stored confirmation."""
-    boottime, wall = _CONFIRMED.unpack_from(value)
-    return Confirmation(value[_CONFIRMED.size :].decode(), boottime, wall)
+def unpack_cursor(key: bytes, value: bytes) -> Cursor:
+    """A stored cursor. Raises DamagedRowError."""
+    return Cursor(*_CURSOR.unpack(unseal(key, value)))
+
+
+def pack_confirmation(key: bytes, confirmation: Confirmation) -> bytes:
+    """A confirmation as stored under `key`."""
+    return seal(key, _CONFIRMED.pack(confirmation.boottime, confirmation.wall) + confirmation.boot_id.encode())
+
+
+def unpack_confirmation(key: bytes, value: bytes) -> Confirmation:
+    """A stored confirmation. Raises DamagedRowError."""
+    body = unseal(key, value)
+    boottime, wall = _CONFIRMED.unpack_from(body)
+    return Confirmation(body[_CONFIRMED.size :].decode(), boottime, wall)
 
 
 def pack_scope(tenants: frozenset[str]) -> bytes:
-    """A scope as stored."""
-    return b"\0".join(sorted(tenant.encode() for tenant in tenants))
+    """A scope as stored under META_SCOPE."""
+    return seal(META_SCOPE, b"\0".join(sorted(tenant.encode() for tenant in tenants)))
 
 
 def unpack_scope(value: bytes) -> frozenset[str]:
-    """A stored scope."""
-    return frozenset(tenant.decode() for tenant in value.split(b"\0") if tenant)
+    """A stored scope. Raises DamagedRowError."""
+    return frozenset(tenant.decode() for tenant in unseal(META_SCOPE, value).split(b"\0") if tenant)
+
+
+def check_meta_row(key: bytes, value: bytes) -> None:
+    """Raises DamagedRowError for a bookkeeping row of no kind this layout has, or whose seal is broken."""
+    if key.startswith(SEALED):
+        unseal(key, value)
+    elif key != META_FORMAT and not key.startswith(META_KEY):
+        raise DamagedRowError("a bookkeeping row is of no known kind")
+
+
+def _kind_of(key: bytes) -> str:
+    return next((kind.rstrip(b"\0").decode() for kind in (*SEALED, META_KEY) if key.startswith(kind)), "bookkeeping")
 
 
 def iterate(cursor: lmdb.Cursor[bytes], prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -5,7 +5,6 @@ LMDB has no checksums: after a flipped byte inside a value neither a read nor it
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
@@ -16,7 +15,7 @@ from engine.digest import Digest
 from engine.names import Lane
 from sidecar.store import index, keys
 from sidecar.store.environment import GUARD, Environment
-from sidecar.store.errors import UndecodableError
+from sidecar.store.errors import DamagedRowError, UndecodableError
 
 SLICE: Final = 500
 """Records looked at between two yields: a few milliseconds."""
@@ -60,6 +59,7 @@ def scrub(environment: Environment) -> Iterator[Finding | None]:
 class _Scrub:
     def __init__(self, environment: Environment, txn: lmdb.Transaction[bytes]) -> None:
         self._txn = txn
+        self._name = environment.path.name
         self._meta = environment.dbs.meta
         self._indexes = environment.dbs.indexes
         self._cursors: dict[tuple[str, Lane], keys.Cursor] = {}
@@ -71,15 +71,15 @@ class _Scrub:
 
     def cursors(self) -> Iterator[Finding]:
         for key, value in self._txn.cursor(self._meta):
-            if not key.startswith(keys.META_CURSOR):
-                continue
-            lane_id = keys.parse_lane_row(keys.META_CURSOR, key)
-            digest_key = self._txn.get(keys.lane_row(keys.META_KEY, *lane_id), db=self._meta)
             try:
-                self._cursors[lane_id] = keys.unpack_cursor(value)
-                self._digests[lane_id] = Digest(digest_key or b"")
-            except (struct.error, ValueError):
-                yield Finding("cursor", lane_id[0], "is incomplete")
+                keys.check_meta_row(key, value)
+                if key.startswith(keys.META_CURSOR):
+                    lane_id = keys.parse_lane_row(keys.META_CURSOR, key)
+                    digest_key = self._txn.get(keys.lane_row(keys.META_KEY, *lane_id), db=self._meta)
+                    self._digests[lane_id] = Digest(digest_key or b"")
+                    self._cursors[lane_id] = keys.unpack_cursor(key, value)
+            except (DamagedRowError, ValueError) as error:
+                yield Finding("cursor", self._name, str(error))
 
     def record(self, lane: Lane, number: int, key: bytes, value: bytes) -> Iterator[Finding]:
         tenant_bytes, _, id_bytes = key.partition(b"\0")

@@ -27,7 +27,7 @@ from engine.names import Lane
 from sidecar.store import index, keys
 from sidecar.store.apply import CHECKED, add_row, apply_delta, open_collections, put_cursor
 from sidecar.store.environment import GUARD, Environment, open_for_writing, storage_errors
-from sidecar.store.errors import DigestMismatchError, StoreError, UndecodableError, UnreadableError
+from sidecar.store.errors import DamagedRowError, DigestMismatchError, StoreError, UndecodableError, UnreadableError
 from sidecar.store.keys import Cursor
 from sidecar.store.rowbuffer import RowBuffer
 
@@ -189,7 +189,7 @@ class Staging:
         try:
             with storage_errors():
                 yield environment
-        except lmdb.Error as error:  # while reading the live generation
+        except (lmdb.Error, DamagedRowError) as error:  # while reading the live generation
             self.abort()
             self._writer.live.mark_suspect(str(error))
             raise UnreadableError(str(error)) from error
@@ -285,6 +285,7 @@ class Staging:
             rows.append((keys.META_SCOPE, scope))
         with environment.write() as txn:
             for key, value in rows:
+                keys.check_meta_row(key, value)
                 txn.put(key, value, db=environment.dbs.meta)
 
 

@@ -12,7 +12,7 @@ import lmdb
 from engine.names import Lane
 from sidecar.clock import Clock
 from sidecar.store import keys
-from sidecar.store.errors import UnreadableError
+from sidecar.store.errors import DamagedRowError, UnreadableError
 from sidecar.store.keys import Cursor, GrantScope
 from sidecar.store.prefix import address_text
 
@@ -28,7 +28,7 @@ class ReadView:
     """A read transaction, entered with `with`. Sees whole revisions only, and the same ones until it is left.
 
     Used by one thread, briefly: a view that stays open keeps old pages and old generations alive. Raises
-    UnreadableError on leaving if LMDB could not read the data.
+    UnreadableError on leaving if LMDB could not read the data or a bookkeeping row was damaged.
     """
 
     __slots__ = ("_begin", "_dbs", "_env", "_txn")
@@ -46,14 +46,15 @@ class ReadView:
     ) -> None:
         self._env.end_read(self._txn)
         # A key of impossible size is the caller's fault, not the file's.
-        if isinstance(error, lmdb.Error) and not isinstance(error, lmdb.BadValsizeError):
+        if isinstance(error, (lmdb.Error, DamagedRowError)) and not isinstance(error, lmdb.BadValsizeError):
             self._env.mark_suspect(str(error))
             raise UnreadableError(f"{self._env.path.name}: {error}") from error
 
     def cursor(self, tenant: str, lane: Lane) -> Cursor | None:
         """Where the lane stands; None: it was never loaded."""
-        value = self._txn.get(keys.lane_row(keys.META_CURSOR, tenant, lane), db=self._dbs.meta)
-        return None if value is None else keys.unpack_cursor(value)
+        key = keys.lane_row(keys.META_CURSOR, tenant, lane)
+        value = self._txn.get(key, db=self._dbs.meta)
+        return None if value is None else keys.unpack_cursor(key, value)
 
     def age_s(self, tenant: str, clock: Clock) -> float | None:
         """Seconds since the control plane last confirmed that both lanes are complete, the older of the two.
@@ -63,10 +64,11 @@ class ReadView:
         """
         oldest = 0.0
         for lane in Lane:
-            value = self._txn.get(keys.lane_row(keys.META_CONFIRMED, tenant, lane), db=self._dbs.meta)
+            key = keys.lane_row(keys.META_CONFIRMED, tenant, lane)
+            value = self._txn.get(key, db=self._dbs.meta)
             if value is None:
                 return None
-            at = keys.unpack_confirmation(value)
+            at = keys.unpack_confirmation(key, value)
             age = clock.boottime() - at.boottime if at.boot_id == clock.boot_id() else clock.wall() - at.wall
             if not math.isfinite(age) or age < 0.0:
                 return None

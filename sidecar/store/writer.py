@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from sidecar.clock import Clock
 from sidecar.store import keys
 from sidecar.store.apply import Check, apply_delta
 from sidecar.store.environment import MAP_SIZE, Environment, open_for_writing, storage_errors
-from sidecar.store.errors import ApplyError, NotLoadedError, UndecodableError, UnreadableError
+from sidecar.store.errors import ApplyError, DamagedRowError, NotLoadedError, UndecodableError, UnreadableError
 from sidecar.store.examine import examine
 from sidecar.store.generation import DataDir, is_suspect, is_trusted, shortfall, trust
 from sidecar.store.keys import Confirmation, Cursor
@@ -63,7 +64,6 @@ class Writer:
         try:
             self.directory.clean()
             self._live = self._open(pulse)
-            self._load()
         except BaseException:
             os.close(self._lock)
             raise
@@ -120,7 +120,7 @@ class Writer:
         confirmation = Confirmation(self.clock.boot_id(), boottime, wall)
         with self._live.write() as txn:
             row = keys.lane_row(keys.META_CONFIRMED, tenant, lane)
-            txn.put(row, keys.pack_confirmation(confirmation), db=self._live.dbs.meta)
+            txn.put(row, keys.pack_confirmation(row, confirmation), db=self._live.dbs.meta)
 
     def set_scope(self, tenants: frozenset[str]) -> frozenset[str]:
         """Follows exactly these tenants from now on, and returns those no longer followed.
@@ -139,18 +139,22 @@ class Writer:
         with self._live.write() as txn:
             txn.put(keys.META_SCOPE, keys.pack_scope(tenants), db=meta)
             for tenant in gone:
-                txn.put(keys.META_DROP + tenant.encode(), b"", db=meta)
+                mark = keys.META_DROP + tenant.encode()
+                txn.put(mark, keys.seal(mark, b""), db=meta)
                 for lane in Lane:
                     for kind in (keys.META_CURSOR, keys.META_KEY, keys.META_CONFIRMED):
                         txn.delete(keys.lane_row(kind, tenant, lane), db=meta)
-        self._load()
+        self._load(self._live)
         return gone
 
     def drop(self) -> Iterator[None]:
         """Removes, slice by slice, the records of tenants no longer followed; also what an earlier run did not get to."""
-        with self._live.env.begin() as txn:
-            marks = [key for key, _ in keys.iterate(txn.cursor(self._live.dbs.meta), keys.META_DROP)]
         live = self._live
+        marks = []
+        with _bookkeeping(live) as rows:
+            for key, value in rows(keys.META_DROP):
+                keys.unseal(key, value)
+                marks.append(key)
         for mark in marks:
             tenant = mark[len(keys.META_DROP) :] + b"\0"
             records = [db for lane in Lane for _, db in live.lane_collections(lane)]
@@ -180,7 +184,7 @@ class Writer:
         self.directory.make_current(environment.path)
         old, self._live = self._live, environment
         self.forget(staging)
-        self._load()
+        self._load(self._live)
         self._retired.append(old)
 
     def forget(self, staging: Staging) -> None:
@@ -218,7 +222,7 @@ class Writer:
         self._live = self._fresh()
         old.close()
         self._quarantine(old.path, "condemned")
-        self._load()
+        self._load(self._live)
 
     def close(self) -> None:
         """Gives up what is being staged and releases the directory. What was committed stays."""
@@ -239,9 +243,17 @@ class Writer:
                 trust(generation, self.clock.boot_id())
         if problem is None:
             try:
-                return open_for_writing(generation, map_size=self.map_size)
+                environment = open_for_writing(generation, map_size=self.map_size)
             except (NotLoadedError, lmdb.Error) as error:
                 problem = str(error)
+            else:
+                try:
+                    self._load(environment)
+                except (DamagedRowError, lmdb.Error) as error:
+                    environment.close()
+                    problem = str(error)
+                else:
+                    return environment
         fresh = self._fresh()
         self._quarantine(generation, problem)
         return fresh
@@ -260,15 +272,14 @@ class Writer:
             self.directory.make_current(generation)
         return environment
 
-    def _load(self) -> None:
-        meta = self._live.dbs.meta
-        with self._live.env.begin() as txn:
-            self._cursors = {
-                keys.parse_lane_row(keys.META_CURSOR, key): keys.unpack_cursor(value)
-                for key, value in keys.iterate(txn.cursor(meta), keys.META_CURSOR)
+    def _load(self, environment: Environment) -> None:
+        with _bookkeeping(environment) as rows:
+            cursors = {
+                keys.parse_lane_row(keys.META_CURSOR, key): keys.unpack_cursor(key, value)
+                for key, value in rows(keys.META_CURSOR)
             }
-            scope = txn.get(keys.META_SCOPE, db=meta)
-        self._scope = None if scope is None else keys.unpack_scope(scope)
+            scopes = [keys.unpack_scope(value) for _, value in rows(keys.META_SCOPE)]
+        self._cursors, self._scope = cursors, next(iter(scopes), None)
 
     def _drop_slice(self, db: lmdb._Database, prefix: bytes) -> bool:
         with self._live.write() as txn:
@@ -278,6 +289,17 @@ class Writer:
                     return False
                 cursor.delete()
         return True
+
+
+@contextmanager
+def _bookkeeping(environment: Environment) -> Iterator[Callable[[bytes], Iterator[tuple[bytes, bytes]]]]:
+    """Reads bookkeeping rows by what their keys start with. A damaged one makes the generation suspect."""
+    try:
+        with environment.env.begin() as txn:
+            yield lambda kind: keys.iterate(txn.cursor(environment.dbs.meta), kind)
+    except DamagedRowError as error:
+        environment.mark_suspect(str(error))
+        raise
 
 
 def parse_delta(raw: bytes) -> pb.Delta:

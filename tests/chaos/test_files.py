@@ -206,12 +206,13 @@ def test_another_boots_damage_is_found_before_anything_is_answered(origin: Origi
     flip_record_bytes(pod)
     age_the_boot(pod)
     with pod, asking(pod.address) as service:
-        until(lambda: replaced(pod), "the damaged generation to be put aside", WITHIN_S)
+        # It is put aside once an empty one has taken its place.
+        until(lambda: len(list(pod.data_dir.glob("quarantine-*"))) == 1, "the damaged generation put aside", WITHIN_S)
+        assert replaced(pod)
         until(lambda: len(service.refusals) > 20, "calls")
         service.stop()
         assert service.answers == []
         assert service.problems == []
-        assert len(list(pod.data_dir.glob("quarantine-*"))) == 1
 
 
 def test_data_truncated_under_the_running_sidecar(origin: Origin, pod: Pod) -> None:

@@ -162,6 +162,8 @@ def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = Non
         ledger = Ledger(plane.database)
         ledger.absorb()
         endpoint = f"http://{receiver.endpoint}"
+        # It comes back once a worker was heard to say that nothing is loaded: sooner, the load might be over before.
+        plane.kill()
         with (
             Pod(
                 tmp_path / "data", plane.address, SIDESTEP_JOURNAL_SINK="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
@@ -170,6 +172,8 @@ def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = Non
             asking(pod.address) as service,
         ):
             chaos = Chaos(random.Random(seed), plane, pod, ledger, inspector, service)
+            until(lambda: _unloaded(service), "a worker without data", WITHIN_S)
+            plane.start()
             _first_load(chaos)
             with writing(plane, seed, devices, service.has_used) as operators:
                 chaos.loaded_at = time.monotonic()
@@ -227,6 +231,11 @@ def _round(chaos: Chaos, operators: Operators, kills: int) -> None:
     chaos.strike("supervisor")
 
 
+def _unloaded(service: Service) -> list[float]:
+    """When a worker said that nothing was loaded yet."""
+    return [at for at, said in service.refusals if any(words in said for words in NOT_LOADED)]
+
+
 def _report(chaos: Chaos) -> None:
     struck = [*chaos.early, *chaos.kills]
     gaps = {role: chaos.gaps_s(role) for role in ("agent", "worker", "supervisor")}
@@ -254,9 +263,7 @@ def _judge(chaos: Chaos, operators: Operators, recorded: set[str]) -> None:
     between = [service.longest_gap_s(kill.over_at, after.at) for kill, after in pairwise(kills)]
     assert max(between) < restart_s, "answers stopped though nobody was killed but the control plane"
     # A worker that starts over loaded data never says that there is none, as the first ones did.
-    unloaded = [at for at, said in service.refusals if any(words in said for words in NOT_LOADED)]
-    assert unloaded
-    assert max(unloaded) < chaos.loaded_at
+    assert max(_unloaded(service)) < chaos.loaded_at
     # And it was put to the test at all.
     used = {
         answer.response.grant

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,24 @@ from engine.names import Collection, Lane
 from sidecar.clock import Clock
 from sidecar.store import keys
 from sidecar.store.environment import Environment
-from sidecar.store.errors import NotLoadedError, UnreadableError
+from sidecar.store.errors import DamagedRowError, NotLoadedError, UnreadableError
 from sidecar.store.generation import DataDir, is_suspect, is_trusted, shortfall
 from sidecar.store.reader import Reader
 from sidecar.store.writer import Writer
 from tests.fakes.history import History, device, device_state, grant
 from tests.fakes.history import signal as signal_record
 from tests.fakes.store import content, load, records
+
+
+class Stopped(Clock):
+    """A clock that stands at ten seconds."""
+
+    def wall(self) -> float:
+        return 10.0
+
+    def boottime(self) -> float:
+        return 10.0
+
 
 DEVICES, SIGNALS = int(Collection.DEVICES), int(Collection.SIGNALS)
 ONE, TWO = Clock("one"), Clock("two")
@@ -115,6 +126,104 @@ def test_scrub_finds_what_differs(tmp_path: Path, damage: Callable[[Environment]
     assert writer.cursors() == {}
     assert findings(writer) == []
     assert len(list(tmp_path.glob("quarantine-*"))) == 1
+    writer.close()
+
+
+def bookkeep(directory: Path) -> Writer:
+    """A writer whose store has a bookkeeping row of every kind."""
+    writer = Writer(directory, clock=ONE)
+    for tenant in ("acme", "beta"):
+        for lane in Lane:
+            history = History(tenant=tenant, lane=lane)
+            history.commit({(int(Collection.KEYS) if lane is Lane.URGENT else SIGNALS, "odd"): b""})
+            load(writer, history)
+            writer.confirm(tenant, lane, boottime=1.0, wall=1.0)
+    writer.set_scope(frozenset({"acme"}))
+    return writer
+
+
+def flips(row: bytes) -> Iterator[bytes]:
+    """The row with each of its bits flipped, cut, and lengthened."""
+    for at in range(len(row)):
+        for bit in range(8):
+            yield row[:at] + bytes([row[at] ^ 1 << bit]) + row[at + 1 :]
+    yield row[:-1]
+    yield row + b"\0"
+
+
+def said(reader: Reader) -> list[object]:
+    """All that the bookkeeping rows tell a reader."""
+    with reader.view() as view:
+        cursors = [view.cursor(tenant, lane) for tenant in ("acme", "beta") for lane in Lane]
+        confirmed = [view.age_s("acme", at) for at in (Stopped("one"), Stopped("two"))]
+        return [*cursors, *confirmed, view.scope()]
+
+
+@pytest.mark.parametrize("kind", keys.SEALED, ids=lambda kind: kind.strip(b"\0").decode())
+def test_a_bit_flipped_in_a_bookkeeping_row_is_never_believed(tmp_path: Path, kind: bytes) -> None:
+    writer = bookkeep(tmp_path)
+    assert findings(writer) == []
+    reader = Reader(tmp_path, clock=ONE)
+    true = said(reader)
+    meta = writer.live.dbs.meta
+    with writer.live.env.begin() as txn:
+        rows = list(keys.iterate(txn.cursor(meta), kind))
+    assert rows
+    for key, value in rows:
+        damaged = [(key, other) for other in flips(value)] + [(other, value) for other in flips(key)]
+        for row in damaged:
+            with writer.live.write() as txn:
+                txn.delete(key, db=meta)
+                there = txn.get(row[0], db=meta)
+                txn.put(*row, db=meta)
+            assert "cursor" in findings(writer), row
+            try:
+                told = said(reader)
+            except UnreadableError:
+                assert is_suspect(writer.live.path)
+                (writer.live.path / "suspect").unlink()
+            else:
+                # A row that got another key is missing, which is stale or never loaded; nothing else may differ.
+                assert all(now in (was, None) for now, was in zip(told, true, strict=True)), row
+            with writer.live.write() as txn:
+                txn.delete(row[0], db=meta)
+                if there is not None:
+                    txn.put(row[0], there, db=meta)
+                txn.put(key, value, db=meta)
+    assert said(reader) == true
+    assert findings(writer) == []
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", [keys.META_CURSOR, keys.META_SCOPE], ids=["cursor", "scope"])
+def test_a_store_with_a_damaged_row_that_the_writer_needs_is_quarantined_in_the_same_boot(
+    tmp_path: Path, kind: bytes
+) -> None:
+    writer = bookkeep(tmp_path)
+    with writer.live.write() as txn:
+        key, value = next(keys.iterate(txn.cursor(writer.live.dbs.meta), kind))
+        txn.put(key, bytes([value[0] ^ 8]) + value[1:], db=writer.live.dbs.meta)
+    writer.close()
+    writer = Writer(tmp_path, clock=ONE)
+    assert writer.quarantined == 1
+    assert (writer.cursors(), writer.scope()) == ({}, None)
+    writer.close()
+
+
+def test_a_damaged_mark_drops_nobody(tmp_path: Path) -> None:
+    writer = bookkeep(tmp_path)
+    mark = keys.META_DROP + b"beta"
+    with writer.live.write() as txn:
+        value = txn.pop(mark, db=writer.live.dbs.meta)
+        txn.put(keys.META_DROP + b"acme", value, db=writer.live.dbs.meta)
+    before = records(writer.live, "acme", Lane.URGENT)
+    assert before
+    with pytest.raises(DamagedRowError):
+        list(writer.drop())
+    assert records(writer.live, "acme", Lane.URGENT) == before
+    with pytest.raises(UnreadableError):
+        writer.maintain()
     writer.close()
 
 
