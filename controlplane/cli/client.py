@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from controlplane.cli.failures import NOT_FOUND, Failure, from_rpc
 from controlplane.kinds import KINDS
 from engine.errors import InvalidInputError
 from engine.names import Collection, check_tenant, make_name
+from engine.tokenfiles import MAX_TOKEN_BYTES, MAX_TOKEN_FILE_BYTES
 
 R = TypeVar("R")
 
@@ -34,6 +35,8 @@ class Client:
         self.tenant_option: str | None = None
         self.output = "table"
         self.deadline_s = DEFAULT_DEADLINE_S
+        self.operator_token_file: str | None = None
+        self.actor: str | None = None
         self._channel: grpc.Channel | None = None
 
     def close(self) -> None:
@@ -130,13 +133,36 @@ class Client:
             raise from_rpc(error, self.server) from None
         return response
 
-    def call(self, method: str, request: Any, *, deadline_s: float | None = None) -> Any:
-        """Calls AdminService."""
-        stub = admin_pb2_grpc.AdminServiceStub(self._open())  # type: ignore[no-untyped-call]
+    def call(
+        self,
+        method: str,
+        request: Any,
+        *,
+        deadline_s: float | None = None,
+        service: Callable[[grpc.Channel], Any] = admin_pb2_grpc.AdminServiceStub,
+    ) -> Any:
+        """Calls AdminService, or another service of operators by its stub."""
         try:
-            return getattr(stub, method)(request, timeout=deadline_s or self.deadline_s)
+            return getattr(service(self._open()), method)(
+                request, timeout=deadline_s or self.deadline_s, metadata=self._metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, self.server) from None
+
+    def stream(self, method: str, request: Any, *, service: Callable[[grpc.Channel], Any]) -> Iterator[Any]:
+        """Calls a method that answers with many messages; waits for the last one as long as an import may take."""
+        deadline_s = max(self.deadline_s, IMPORT_DEADLINE_S)
+        try:
+            yield from getattr(service(self._open()), method)(request, timeout=deadline_s, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.server) from None
+
+    def _metadata(self) -> Sequence[tuple[str, str]]:
+        """Who calls: by token, or in development mode by name."""
+        metadata = [("x-sidestep-actor", self.actor)] if self.actor else []
+        if self.operator_token_file is not None:
+            metadata.append(("authorization", f"Bearer {_read_token(self.operator_token_file)}"))
+        return metadata
 
     def _open(self) -> grpc.Channel:
         if self._channel is None:
@@ -157,6 +183,19 @@ class Client:
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
+
+
+def _read_token(path: str) -> str:
+    """The first token in a file. Raises Failure, which repeats nothing of the file."""
+    field = f"--operator-token-file: {path}"
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(MAX_TOKEN_FILE_BYTES).split()
+    except OSError as error:
+        raise Failure(f"{field}: {error.strerror}") from None
+    if not lines or not lines[0].isascii() or len(lines[0]) > MAX_TOKEN_BYTES:
+        raise Failure(f"{field}: holds no token")
+    return lines[0].decode()
 
 
 def open_channel(address: str) -> grpc.Channel:
