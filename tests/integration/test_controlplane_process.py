@@ -94,7 +94,10 @@ def wait_for(condition: Any) -> None:
 def test_it_serves_and_says_so_and_stops_on_sigterm(tmp_path: Path) -> None:
     with program(tmp_path) as running, grpc.insecure_channel(running.grpc) as channel:
         assert running.get("/healthz") == (200, {"alive": True})
-        assert running.get("/readyz") == (200, {"database": True, "serving": True})
+        assert running.get("/readyz") == (
+            200,
+            {"database": True, "serving": True, "operators": "development mode: anyone may administer"},
+        )
         assert running.get("/other")[0] == 404
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "sidestep.v1.AdminService", "sidestep.v1.SyncService"):
