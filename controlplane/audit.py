@@ -62,13 +62,14 @@ def record_digest(values: Mapping[tuple[int, str], bytes | None]) -> bytes:
 
 
 def verify(
-    tenant: str, records: Iterable[audit_pb2.AuditRecord], head: audit_pb2.AuditHead | None = None
+    tenant: str, records: Iterable[audit_pb2.AuditRecord], *heads: audit_pb2.AuditHead | None
 ) -> Iterator[Finding]:
     """What is wrong with a tenant's chain, read from its first entry; nothing if it is whole.
 
-    A single edit, gap, repetition or exchange is told with its exact entry. With `head`, known from elsewhere, also a tail that
+    A single edit, gap, repetition or exchange is told with its exact entry. With `heads`, known from elsewhere, also a tail that
     was cut, and a chain that was made anew from some entry on.
     """
+    told = [head for head in heads if head is not None]
     expected, previous = 1, genesis(tenant)
     for record in records:
         entry = audit_pb2.AuditEntry()
@@ -91,11 +92,12 @@ def verify(
             expected = entry.number
         elif record.previous_hash != previous:
             yield _unlinked(expected)
-        if head is not None and head.number == expected and record.hash != head.hash:
+        if any(head.number == expected and head.hash != record.hash for head in told):
             yield Finding(expected, "is not the entry that the given head tells of")
         expected, previous = expected + 1, record.hash
-    if head is not None and head.number >= expected:
-        yield Finding(expected, f"{_missing(head.number - expected, head.number)}: the tail was cut")
+    last = max((head.number for head in told), default=0)
+    if last >= expected:
+        yield Finding(expected, f"{_missing(last - expected, last)}: the tail was cut")
 
 
 def _missing(more: int, last: int) -> str:

@@ -10,11 +10,11 @@ import grpc
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, report_pb2, report_pb2_grpc
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.cli.credentials import authorization
 from controlplane.cli.failures import NOT_FOUND, Failure, from_rpc
 from controlplane.kinds import KINDS
 from engine.errors import InvalidInputError
 from engine.names import Collection, check_tenant, make_name
-from engine.tokenfiles import MAX_TOKEN_BYTES, MAX_TOKEN_FILE_BYTES
 
 R = TypeVar("R")
 
@@ -161,7 +161,9 @@ class Client:
         """Who calls: by token, or in development mode by name."""
         metadata = [("x-sidestep-actor", self.actor)] if self.actor else []
         if self.operator_token_file is not None:
-            metadata.append(("authorization", f"Bearer {_read_token(self.operator_token_file)}"))
+            # Read for each call: a long import may outlive a token.
+            with open(self.operator_token_file, encoding="utf-8") as file:
+                metadata.append(authorization(file, "--operator-token-file", self.server, "--server"))
         return metadata
 
     def _open(self) -> grpc.Channel:
@@ -183,19 +185,6 @@ class Client:
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
-
-
-def _read_token(path: str) -> str:
-    """The first token in a file. Raises Failure, which repeats nothing of the file."""
-    field = f"--operator-token-file: {path}"
-    try:
-        with open(path, "rb") as file:
-            lines = file.read(MAX_TOKEN_FILE_BYTES).split()
-    except OSError as error:
-        raise Failure(f"{field}: {error.strerror}") from None
-    if not lines or not lines[0].isascii() or len(lines[0]) > MAX_TOKEN_BYTES:
-        raise Failure(f"{field}: holds no token")
-    return lines[0].decode()
 
 
 def open_channel(address: str) -> grpc.Channel:
