@@ -27,28 +27,28 @@ class EscrowError(SidestepError):
 class Room(NamedTuple):
     """A number of uses and an amount in billionths of the budget's currency unit."""
 
-    count: int = 0
+    uses: int = 0
     nanos: int = 0
 
     def plus(self, other: Room) -> Room:
         """Sum, each for itself."""
-        return Room(self.count + other.count, self.nanos + other.nanos)
+        return Room(self.uses + other.uses, self.nanos + other.nanos)
 
     def minus(self, other: Room) -> Room:
         """Difference, each for itself; may be negative."""
-        return Room(self.count - other.count, self.nanos - other.nanos)
+        return Room(self.uses - other.uses, self.nanos - other.nanos)
 
     def most(self, other: Room) -> Room:
         """The greater of each."""
-        return Room(max(self.count, other.count), max(self.nanos, other.nanos))
+        return Room(max(self.uses, other.uses), max(self.nanos, other.nanos))
 
     def least(self, other: Room) -> Room:
         """The smaller of each."""
-        return Room(min(self.count, other.count), min(self.nanos, other.nanos))
+        return Room(min(self.uses, other.uses), min(self.nanos, other.nanos))
 
     def covers(self, other: Room) -> bool:
         """Whether both are at least the other's."""
-        return self.count >= other.count and self.nanos >= other.nanos
+        return self.uses >= other.uses and self.nanos >= other.nanos
 
 
 NOTHING = Room()
