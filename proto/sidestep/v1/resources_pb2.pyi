@@ -159,6 +159,16 @@ class Authentication(_message.Message):
     issuer: str
     def __init__(self, acr: _Optional[str] = ..., amr: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issuer: _Optional[str] = ...) -> None: ...
 
+class Amount(_message.Message):
+    __slots__ = ("currency", "units", "nanos")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    NANOS_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    units: int
+    nanos: int
+    def __init__(self, currency: _Optional[str] = ..., units: _Optional[int] = ..., nanos: _Optional[int] = ...) -> None: ...
+
 class Requirement(_message.Message):
     __slots__ = ("acr", "max_age", "evidence")
     ACR_FIELD_NUMBER: _ClassVar[int]
@@ -214,7 +224,7 @@ class GrantClass(_message.Message):
     def __init__(self, id: _Optional[str] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., max_validity: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., review_every: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., approvals: _Optional[int] = ..., ticket_required: _Optional[bool] = ..., budget_required: _Optional[bool] = ..., condition_required: _Optional[bool] = ..., scopes: _Optional[_Iterable[_Union[GrantScope, str]]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "ticket", "grant_class", "review_time", "requester", "approvals", "state_reason")
+    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "ticket", "grant_class", "review_time", "budget", "requester", "approvals", "state_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +241,7 @@ class Grant(_message.Message):
     TICKET_FIELD_NUMBER: _ClassVar[int]
     GRANT_CLASS_FIELD_NUMBER: _ClassVar[int]
     REVIEW_TIME_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     REQUESTER_FIELD_NUMBER: _ClassVar[int]
     APPROVALS_FIELD_NUMBER: _ClassVar[int]
     STATE_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -250,10 +261,23 @@ class Grant(_message.Message):
     ticket: str
     grant_class: str
     review_time: _timestamp_pb2.Timestamp
+    budget: Budget
     requester: str
     approvals: _containers.RepeatedCompositeFieldContainer[Approval]
     state_reason: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ticket: _Optional[str] = ..., grant_class: _Optional[str] = ..., review_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., requester: _Optional[str] = ..., approvals: _Optional[_Iterable[_Union[Approval, _Mapping]]] = ..., state_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ticket: _Optional[str] = ..., grant_class: _Optional[str] = ..., review_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., requester: _Optional[str] = ..., approvals: _Optional[_Iterable[_Union[Approval, _Mapping]]] = ..., state_reason: _Optional[str] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("max_count", "max_amount", "max_per_use", "max_elapsed")
+    MAX_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_PER_USE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    max_count: int
+    max_amount: Amount
+    max_per_use: Amount
+    max_elapsed: _duration_pb2.Duration
+    def __init__(self, max_count: _Optional[int] = ..., max_amount: _Optional[_Union[Amount, _Mapping]] = ..., max_per_use: _Optional[_Union[Amount, _Mapping]] = ..., max_elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Subject(_message.Message):
     __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time")

@@ -240,7 +240,7 @@ BAD = [
     (settings, {"methods__acr": 'phr", error="'}, "settings.methods[0].acr"),
     (settings, {"methods__acr": "phr\r\nX: y"}, "settings.methods[0].acr"),
     (settings, {"grant_classes__id": "No Class"}, "settings.grant_classes[0].id"),
-    (settings, {"grant_classes": [pb.GrantClass(id="a")] * 2}, "settings.grant_classes[1]"),
+    (settings, {"grant_classes": [pb.GrantClass()] * 2}, "settings.grant_classes[0].id"),
     (settings, {"grant_classes": [pb.GrantClass(id=f"c{n}") for n in range(65)]}, "settings.grant_classes"),
     (settings, {"grant_classes__ceiling": None}, "settings.grant_classes[0].ceiling"),
     (settings, {"grant_classes__ceiling__acr": ""}, "settings.grant_classes[0].ceiling.acr"),
