@@ -51,7 +51,6 @@ class FileClock(Clock):
     def boottime(self) -> float:
         return float(_TIMES.unpack_from(self._times)[1])
 
-
     def vector(self) -> int:
         """The number of the vector."""
         return int(_TIMES.unpack_from(self._times)[2])
