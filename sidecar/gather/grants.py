@@ -9,7 +9,9 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 from sidestep.v1 import resources_pb2
 
+from engine.classes import class_name
 from engine.facts import Budget, BudgetHeld, Grant, GrantScope
+from engine.lifecycle import counted
 from engine.money import MAX_BUDGET_NANOS, to_nanos
 from sidecar.gather.tenant import moment
 
@@ -48,6 +50,9 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         start_at=moment(record.start_time, record.HasField("start_time")),
         expire_at=moment(record.expire_time, record.HasField("expire_time")),
         condition=record.condition,
+        grant_class=class_name(record.grant_class),
+        review_at=moment(record.review_time, record.HasField("review_time")),
+        approvals=counted(record.requester, (approval.actor for approval in record.approvals)),
         budget=budget,
     )
 
@@ -87,6 +92,9 @@ def drawn(grant: Grant, draw: float, held: BudgetHeld | None = None) -> Grant:
         grant.expire_at,
         grant.condition,
         draw,
+        grant.grant_class,
+        grant.review_at,
+        grant.approvals,
         replace(budget, held=held) if budget is not None and held is not None else budget,
     )
 

@@ -14,6 +14,7 @@ from engine.errors import InvalidInputError
 from engine.escrow import Account
 from engine.facts import BudgetHeld
 from sidecar.gather.gatherer import GatherConfig, Gatherer, ScopeError
+from sidecar.guard.guards import Guards
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.reader import Reader
 from tests.conformance import requests
@@ -30,6 +31,7 @@ class Engine:
         base = fixture()
         self.replica = Replica(data_dir)
         self._reader = Reader(data_dir, clock=self.replica.clock)
+        self._guards = Guards()
         self._gatherer = Gatherer(
             GatherConfig(
                 default_tenant=base["default_tenant"],
@@ -49,6 +51,12 @@ class Engine:
 
     def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         """The decision, or the error as (gRPC code, field)."""
+        self._guards.reset()
+        for earlier in vector.before:
+            self._answer(earlier)
+        return self._answer(vector)
+
+    def _answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         self.replica.change(vector)
         self._leases = leases(vector)
         with self._reader.view() as view:
@@ -72,7 +80,10 @@ class Engine:
                 return "UNAVAILABLE", ""
             except ScopeError:
                 return "PERMISSION_DENIED", ""
-            return of_decision(decide(gathered.facts, gathered.rules))
+            examined = self._guards.examine(gathered)
+            decision = decide(examined.gathered.facts, gathered.rules)
+            self._guards.learn(examined, decision)
+            return of_decision(decision)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -39,6 +39,8 @@ class Vector:
     deadline_passed: bool
     only: str
     leases: dict[str, dict[str, Any]]
+    # Requests that came before, oldest first.
+    before: tuple[Vector, ...] = ()
 
     @property
     def now_s(self) -> float:
@@ -131,7 +133,7 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
 
     base = fixture()
     leases = layered("leases", {})
-    return Vector(
+    vector = Vector(
         id=f"{topic}::{case['name']}",
         now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
         records=layered("records", base["tenants"][base["default_tenant"]]),
@@ -145,3 +147,9 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         only="engine" if leases else case.get("runner", {}).get("only", ""),
         leases=leases,
     )
+    earlier = [
+        replace(vector, now=instant(past["at"], vector.now), request=merge(vector.request, past.get("request", {})))
+        for past in case.get("before", ())
+        for _ in range(past.get("times", 1))
+    ]
+    return replace(vector, before=tuple(earlier))
