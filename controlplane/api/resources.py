@@ -48,17 +48,25 @@ class Completed(NamedTuple):
 
 def check(resource: pb.Resource, field: str = "resource") -> Checked:
     """Takes a record out of its envelope and validates it on its own. Raises InvalidInputError."""
+    name = name_of(resource, field)
+    kind = KINDS[name.collection].field
+    prefix = kind if field == "resource" else f"{field}.{kind}"
+    record = getattr(resource, kind)
+    _refuse_unknown_fields(record, prefix)
+    validation.check(record, name, prefix)
+    return Checked(name, record)
+
+
+def name_of(resource: pb.Resource, field: str = "resource") -> Name:
+    """The name of the record in an envelope. Raises InvalidInputError."""
     kind = resource.WhichOneof("resource")
     if kind is None:
         raise InvalidInputError(field, "must hold one record of a kind this control plane knows")
     prefix = kind if field == "resource" else f"{field}.{kind}"
-    record = getattr(resource, kind)
-    _refuse_unknown_fields(record, prefix)
-    name = parse_name(record.name, f"{prefix}.name")
+    name = parse_name(getattr(resource, kind).name, f"{prefix}.name")
     if name.collection is not _COLLECTIONS[kind]:
         raise InvalidInputError(f"{prefix}.name", f"a {kind} belongs into {SEGMENTS[_COLLECTIONS[kind]]}")
-    validation.check(record, name, prefix)
-    return Checked(name, record)
+    return name
 
 
 def complete(checked: Checked, stored: bytes | None, now: float, field: str = "") -> Completed:
@@ -77,6 +85,8 @@ def complete(checked: Checked, stored: bytes | None, now: float, field: str = ""
         warnings = _complete_policy(record, old, checked.name, field)
     elif isinstance(record, pb.Key):
         _complete_key(record, old, field)
+    elif isinstance(record, pb.Grant):
+        _check_grant_marks(record, old, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -174,6 +184,14 @@ def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
     if record.kind == pb.KEY_KIND_ISSUER or record.secret:
         return
     record.secret = old.secret if old is not None else secrets.token_bytes(validation.SECRET_BYTES)
+
+
+def _check_grant_marks(record: pb.Grant, old: pb.Grant | None, field: str) -> None:
+    """Who requested and approved a grant is what the control plane saw, not what somebody writes."""
+    before = pb.Grant() if old is None else old
+    for mark in ("requester", "approvals"):
+        if getattr(record, mark) != getattr(before, mark):
+            raise InvalidInputError(f"{field}.{mark}", "is set by the control plane alone")
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from controlplane.cli.apply import apply
-from controlplane.cli.audit import audit
+from controlplane.cli.audit import audit as audit_sidecars
+from controlplane.cli.auditlog import audit
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -44,6 +45,7 @@ for command in (
     posture,
     sidecar,
     revisions,
+    audit,
     apply,
     evaluate,
     decisions,
@@ -51,7 +53,7 @@ for command in (
     simulate,
 ):
     cli.add_command(command)
-sidecar.add_command(audit)
+sidecar.add_command(audit_sidecars)
 policy.add_command(test_policy)
 policy.add_command(explain_policy)
 

@@ -8,7 +8,9 @@ from functools import lru_cache
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
+from engine.classes import class_name
 from engine.facts import Grant, GrantScope
+from engine.lifecycle import counted
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -28,7 +30,12 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
     if record.ByteSize() != size:
         return None
     scope = record.WhichOneof("scope")
-    if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):
+    if (
+        record.HasField("budget")
+        or scope is None
+        or not record.HasField("ceiling")
+        or not record.ceiling.HasField("max_age")
+    ):
         return None
     max_age = record.ceiling.max_age
     return Grant(
@@ -41,6 +48,9 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         start_at=moment(record.start_time, record.HasField("start_time")),
         expire_at=moment(record.expire_time, record.HasField("expire_time")),
         condition=record.condition,
+        grant_class=class_name(record.grant_class),
+        review_at=moment(record.review_time, record.HasField("review_time")),
+        approvals=counted(record.requester, (approval.actor for approval in record.approvals)),
     )
 
 
@@ -57,6 +67,9 @@ def drawn(grant: Grant, draw: float) -> Grant:
         grant.expire_at,
         grant.condition,
         draw,
+        grant.grant_class,
+        grant.review_at,
+        grant.approvals,
     )
 
 
