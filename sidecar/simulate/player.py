@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from msgspec.structs import replace
 from sidestep.v1 import decision_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from engine.decision import Basis, Outcome
+from engine.decide import decide
+from engine.decision import Basis, Code, Outcome
+from engine.guards import PREFIX
 from engine.names import Collection
 from sidecar.front.servicer import DecisionServicer, Verdict
-from sidecar.gather.gatherer import GatherConfig
+from sidecar.gather.gatherer import GatherConfig, Gathered
 from sidecar.simulate.rba import Login
 from sidecar.simulate.store import SimulatedClock, SimulatedStore
 from sidecar.simulate.tenant import STRONG_ACR, WEAK_ACR, Identity, coordinates, fingerprint, subject
@@ -30,8 +33,6 @@ STEP_UP_TAKES_S: Final = 25.0
 """From the challenge to the next question."""
 _SOFT_STALE_S: Final = 7200.0
 _HARD_STALE_S: Final = 86400.0
-_RAISED: Final = "GUARD_RAISED"
-_GUARD: Final = "guard/"
 
 
 class Played(NamedTuple):
@@ -129,12 +130,10 @@ class Player:
             verdict = servicer.evaluate(request, "", view, now)
         assert isinstance(verdict, Verdict)  # without a request_id there is nothing to wait for
         decision = verdict.decision
-        guards = tuple(
-            dict.fromkeys(
-                reason.clause.removeprefix(_GUARD) for reason in decision.reasons if reason.code.value == _RAISED
-            )
-        )
-        played = Played(row, login, now, proved_at is not None, decision.outcome, decision.basis, guards, False)
+        raised = (reason.clause for reason in decision.reasons if reason.code is Code.GUARD_RAISED)
+        guards = tuple(dict.fromkeys(clause.removeprefix(PREFIX) for clause in raised))
+        disturbed = bool(guards) and decision.outcome is not Outcome.ALLOW and _calm(verdict.gathered)
+        played = Played(row, login, now, proved_at is not None, decision.outcome, decision.basis, guards, disturbed)
         return played, verdict
 
     def _request(self, row: int, login: Login, now: float, proved_at: float | None) -> decision_pb2.EvaluateRequest:
@@ -182,3 +181,10 @@ class Player:
         name = f"tenants/{self._tenant}/devices/{device_id}"
         device = self._identity.device(name, login.user, shown, store.clock.now, before)
         store.put([((Collection.DEVICES, device_id), device, old)])
+
+
+def _calm(gathered: Gathered) -> bool:
+    """Whether the request is let in if no guard had found anything."""
+    facts = gathered.facts
+    candidates = tuple(replace(candidate, guards=()) for candidate in facts.candidates)
+    return decide(replace(facts, guards=(), candidates=candidates), gathered.rules).outcome is Outcome.ALLOW
