@@ -87,6 +87,8 @@ def complete(checked: Checked, stored: bytes | None, now: float, field: str = ""
         _complete_key(record, old, field)
     elif isinstance(record, pb.Grant):
         _check_grant_marks(record, old, field)
+    elif isinstance(record, pb.Subject):
+        _complete_subject(record, old, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -192,6 +194,16 @@ def _check_grant_marks(record: pb.Grant, old: pb.Grant | None, field: str) -> No
     for mark in ("requester", "approvals"):
         if getattr(record, mark) != getattr(before, mark):
             raise InvalidInputError(f"{field}.{mark}", "is set by the control plane alone")
+
+
+def _complete_subject(record: pb.Subject, old: pb.Subject | None, field: str) -> None:
+    """When the last strong authentication was is what a proof said, not what somebody writes."""
+    known_ns = 0 if old is None else old.strong_authentication_time.ToNanoseconds()
+    if record.strong_authentication_time.ToNanoseconds() > known_ns:
+        raise InvalidInputError(f"{field}.strong_authentication_time", "is set by the control plane alone")
+    record.ClearField("strong_authentication_time")
+    if known_ns:
+        record.strong_authentication_time.FromNanoseconds(known_ns)
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

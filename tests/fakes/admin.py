@@ -84,7 +84,7 @@ class AdminServer:
         self._server = grpc.aio.server(interceptors=interceptors, options=(("grpc.so_reuseport", 0),))
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
-        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
+        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store, self.refusals), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
 
