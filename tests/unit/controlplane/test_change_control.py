@@ -14,8 +14,11 @@ from sidestep.v1 import admin_pb2 as api
 from sidestep.v1 import audit_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.audit import verify
+from controlplane.actor import system
+from controlplane.audit import Note, verify
 from controlplane.changecontrol import RULES, Change, concerns, guarded
+from controlplane.errors import RefusedError
+from controlplane.store import Write
 from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.operators import OperatorFiles, bearer, said
@@ -431,6 +434,23 @@ def test_of_two_approvals_at_once_one_makes_the_change(server: AdminServer) -> N
         assert codes in (["StatusCode.FAILED_PRECONDITION", "StatusCode.OK"],)
     done = [entry for entry in entries(server) if entry.outcome == audit_pb2.AUDIT_OUTCOME_DONE]
     assert [entry.action for entry in done].count("proposal.approve") == 5
+
+
+def test_a_proposal_that_ends_before_the_commit_undoes_the_change(server: AdminServer) -> None:
+    proposal = propose(server, put={"policy": POLICY})
+    proposal_id = proposal.name.rpartition("/")[2]
+    also = server.run(closing(server, proposal_id, proposal))
+    server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=proposal.name), metadata=ALICE)
+    note = Note(system(), "proposal.approve", POLICY.name)
+    write = Write(Collection.POLICIES, "payments", b"x")
+    with pytest.raises(RefusedError, match="was decided meanwhile"):
+        server.run(server.store.commit("acme", [write], audit=note, also=also))
+    assert server.run(server.store.get("acme", Collection.POLICIES, "payments")) is None
+    assert entries(server)[-1].action == "proposal.withdraw"
+
+
+async def closing(server: AdminServer, proposal_id: str, proposal: audit_pb2.Proposal) -> Any:
+    return server.store.proposals.closing("acme", proposal_id, lambda _: proposal)
 
 
 def renamed(name: str) -> pb.Policy:
