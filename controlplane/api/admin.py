@@ -15,7 +15,7 @@ from typing import Any
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.actor import Permission
+from controlplane.actor import ANONYMOUS, Permission
 from controlplane.api.differences import difference, reason_of
 from controlplane.api.fingerprints import FingerprintHasher
 from controlplane.api.identity import admit, begin
@@ -232,7 +232,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(tenant, *key)
             expect = await check_links(self._store, checked)
-            completed = complete(checked, stored, time.time())
+            actor = ANONYMOUS if note is None else note.actor.name
+            completed = complete(checked, stored, time.time(), links=expect, actor=actor)
             if note is None or not completed.changed:
                 heads = {head.lane: head for head in await self._store.heads([tenant])}
                 return completed, heads.get(_lane(collection))
