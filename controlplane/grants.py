@@ -10,13 +10,25 @@ from typing import NamedTuple
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.errors import RefusedError
+from engine import facts
 from engine.acr import AcrOrder
 from engine.classes import GrantClass, class_name, read_class
 from engine.errors import InvalidInputError
 from engine.facts import GrantScope
-from engine.lifecycle import Life, State, Step, Transition, TransitionRefusedError, step
+from engine.lifecycle import Life, State, Step, Transition, TransitionRefusedError, counted, step
 
 _NANOS = 10**9
+_NUMBERS = {
+    State.REQUESTED: pb.GRANT_STATE_REQUESTED,
+    State.APPROVED: pb.GRANT_STATE_APPROVED,
+    State.ACTIVE: pb.GRANT_STATE_ACTIVE,
+    State.SUSPENDED: pb.GRANT_STATE_SUSPENDED,
+    State.REVOKED: pb.GRANT_STATE_REVOKED,
+    State.EXPIRED: pb.GRANT_STATE_EXPIRED,
+    State.LAPSED: pb.GRANT_STATE_LAPSED,
+    State.REJECTED: pb.GRANT_STATE_REJECTED,
+}
+_STATES = {number: state for state, number in _NUMBERS.items()}
 # What says nothing about how much a grant allows.
 _MARKS = ("state", "state_reason", "requester", "approvals", "update_time", "reason", "owner", "ticket")
 # What a put may do to a grant whose bounds it leaves alone.
@@ -73,9 +85,26 @@ def life_of(grant: pb.Grant, terms: Terms) -> Life:
 
 def state_of(grant: pb.Grant) -> State | None:
     """The state of a grant; None for one that this version does not know."""
-    found = pb.GrantState.DESCRIPTOR.values_by_number.get(grant.state)
-    name = "" if found is None else found.name.removeprefix("GRANT_STATE_")
-    return State(name) if name in State.__members__ else None
+    return _STATES.get(grant.state)
+
+
+def facts_of(grant: pb.Grant) -> facts.Grant:
+    """A stored grant as decisions see it."""
+    scope = grant.WhichOneof("scope")
+    return facts.Grant(
+        id=grant.name.rpartition("/")[2],
+        scope=facts.GrantScope(scope or "subject"),
+        actions=tuple(grant.actions),
+        ceiling_acr=grant.ceiling.acr,
+        ceiling_max_age_s=grant.ceiling.max_age.ToNanoseconds() / _NANOS,
+        active=grant.state == pb.GRANT_STATE_ACTIVE,
+        start_at=_at(grant.start_time) if grant.HasField("start_time") else None,
+        expire_at=_at(grant.expire_time) if grant.HasField("expire_time") else None,
+        condition=grant.condition,
+        grant_class=class_name(grant.grant_class),
+        review_at=_at(grant.review_time) if grant.HasField("review_time") else None,
+        approvals=counted(grant.requester, (approval.actor for approval in grant.approvals)),
+    )
 
 
 def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, now: float, field: str) -> None:
@@ -154,7 +183,7 @@ def change_grant(grant: pb.Grant, taken: Step, terms: Terms, now: float) -> pb.G
 def write_life(grant: pb.Grant, life: Life) -> None:
     """Writes into the record what the lifecycle decides."""
     assert life.state is not None
-    grant.state = pb.GrantState.Value(f"GRANT_STATE_{life.state}")
+    grant.state = _NUMBERS[life.state]
     grant.requester = life.requester
     kept = list(grant.approvals)
     grant.ClearField("approvals")
