@@ -33,9 +33,11 @@ from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
+from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
 from controlplane.due import DueGrants
@@ -56,6 +58,7 @@ _SERVICES = (
     access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
 )
@@ -200,8 +203,11 @@ def _build_server(
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
     access = AccessService(store, Reviewer(store))
     access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    writer = Writer(store)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
+    proposals = ProposalService(store, writer)
+    audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)

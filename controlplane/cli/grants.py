@@ -186,10 +186,13 @@ def renew(client: Client, record_id: str, reason: str, ticket: str, review: floa
 
 def _add(name: str, transition: access_pb2.GrantTransition, help_text: str, *, reason_required: bool) -> None:
     """Adds a command that takes one step."""
+    # A default would count as given.
+    no_default: dict[str, Any] = {"required": True} if reason_required else {"default": ""}
+    reason_option = click.option("--reason", help="Why.", **no_default)
 
     @grant.command(name, help=help_text)
     @click.argument("record_id", metavar="ID")
-    @click.option("--reason", default=None if reason_required else "", required=reason_required, help="Why.")
+    @reason_option
     @click.option("--ticket", default="", help="A reference into another system.")
     @pass_client
     def _step(client: Client, record_id: str, reason: str, ticket: str) -> None:

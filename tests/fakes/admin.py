@@ -17,8 +17,10 @@ from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.writing import Writer
 from controlplane.operators import Operators
 from controlplane.review.access import Reviewer
 from controlplane.store import Store
@@ -30,8 +32,8 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub`, `server.access`, `server.audit` and `server.reports` are blocking stubs. `operators`: path of an operators'
-    file; without it, development mode.
+    `server.stub`, `server.access`, `server.audit`, `server.proposals` and `server.reports` are blocking stubs. `operators`:
+    path of an operators' file; without it, development mode.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class AdminServer:
     stub: Any
     access: Any
     audit: Any
+    proposals: Any
     reports: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
@@ -55,6 +58,7 @@ class AdminServer:
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.access = access_pb2_grpc.AccessServiceStub(self._channel)
+        self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
@@ -94,7 +98,9 @@ class AdminServer:
         access = AccessService(self.store, Reviewer(self.store, self._last_used))
         access_pb2_grpc.add_AccessServiceServicer_to_server(access, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
+        writer = Writer(self.store)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
