@@ -17,6 +17,19 @@ VERSION = 2
 _MAX_BYTES = MAX_RECORD_BYTES - 256
 
 
+class Spend(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a decision took of a budget. That it is in the journal is what makes it spent.
+
+    `holder`: whose slice it was taken of (16 bytes). `account`: the number by which the holder's file names grant and subject.
+    """
+
+    holder: bytes
+    account: int
+    # Uses, and billionths of a unit of the budget's currency.
+    count: int = 1
+    nanos: int = 0
+
+
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="decision"):
     """One decision, complete enough to replay it."""
 
@@ -41,6 +54,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_fiel
     withheld: tuple[str, ...] = ()
     # Id of the EvaluateBatch it was part of (16 bytes, UUIDv7); empty: a single Evaluate.
     batch: bytes = b""
+    spend: Spend | None = None
     v: int = VERSION
 
 
@@ -87,6 +101,26 @@ def encode_record(record: AnyRecord) -> bytes:
     if len(encoded) > _MAX_BYTES:
         raise JournalError(f"the record of a decision has {len(encoded)} bytes, {_MAX_BYTES} are possible")
     return encoded
+
+
+class _Spender(msgspec.Struct, frozen=True, gc=False):
+    """Only what a spend was: everything else is skipped while decoding."""
+
+    spend: Spend | None = None
+
+
+_SPENDER: msgspec.msgpack.Decoder[_Spender] = msgspec.msgpack.Decoder(_Spender)
+_SPEND_KEY = msgspec.msgpack.encode("spend")
+
+
+def spend_of(data: bytes) -> Spend | None:
+    """What an encoded record spent; None for one that spent nothing, and for bytes that are no record."""
+    if _SPEND_KEY not in data:
+        return None
+    try:
+        return _SPENDER.decode(data).spend
+    except msgspec.MsgspecError:
+        return None
 
 
 def decode_record(data: bytes) -> AnyRecord:
