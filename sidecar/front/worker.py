@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from engine.errors import SidestepError
@@ -17,14 +18,17 @@ from sidecar.front.admission import Admission
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.health import HEALTH_SERVICE, Health
-from sidecar.front.loop import WorkerLoop, methods
+from sidecar.front.loop import WorkerLoop
+from sidecar.front.methods import OtherCall, methods
 from sidecar.front.native import NativeTransport
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
 from sidecar.front.servicer import SERVICE, DecisionServicer
+from sidecar.front.settle import MAX_SETTLE_BYTES, Settler
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
+from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
 
@@ -53,6 +57,9 @@ def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = N
     """
     # Blocked rather than handled: the main thread takes them when it is ready to, and no other thread is interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    clock = clock or Clock()
+    reservations = _reservations(config, clock)
+    others = (OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),)
     transports: list[Transport] = []
     try:
         journal = SegmentWriter(
@@ -66,7 +73,7 @@ def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = N
             transports.append(  # noqa: PERF401 - what is open already must be closed if the next one fails
                 _TRANSPORTS[config.transport](
                     listener.for_worker(index),
-                    methods(config.max_message_bytes),
+                    methods(config.max_message_bytes, others),
                     reflection=(SERVICE, HEALTH_SERVICE) if config.reflection else (),
                 )
             )
@@ -75,18 +82,35 @@ def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = N
         for transport in transports:
             transport.close()
         return EXIT_CANNOT_START
-    worker = _Worker(config, page, clock or Clock(), journal, transports)
+    worker = _Worker(config, page, clock, journal, transports, others)
     try:
         return worker.serve()
     finally:
         worker.close()
+        if reservations is not None:
+            reservations.close()
+
+
+def _reservations(config: Config, clock: Clock) -> Reservations | None:
+    """None: they cannot be used, which has been logged."""
+    try:
+        return Reservations(config.leases_dir, clock.boot_id())
+    except ReservationsError as error:
+        _log.error("leases: %s; nothing can be settled", error)
+        return None
 
 
 class _Worker:
     """The main thread's side: it publishes what the loops do, and ends them."""
 
     def __init__(
-        self, config: Config, page: WorkerSlot, clock: Clock, journal: SegmentWriter, transports: list[Transport]
+        self,
+        config: Config,
+        page: WorkerSlot,
+        clock: Clock,
+        journal: SegmentWriter,
+        transports: list[Transport],
+        others: Sequence[OtherCall],
     ) -> None:
         self._page = page
         self._clock = clock
@@ -118,6 +142,7 @@ class _Worker:
                 max_message_bytes=config.max_message_bytes,
                 strict=config.journal_strict,
                 admission=self._admission,
+                others=others,
             )
             for transport in transports
         ]

@@ -40,6 +40,12 @@ class CoarseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COARSE_REASON_SESSION_INVALID: _ClassVar[CoarseReason]
     COARSE_REASON_BLOCKED: _ClassVar[CoarseReason]
     COARSE_REASON_DATA_UNAVAILABLE: _ClassVar[CoarseReason]
+
+class SettleState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SETTLE_STATE_UNSPECIFIED: _ClassVar[SettleState]
+    SETTLE_STATE_EXECUTED: _ClassVar[SettleState]
+    SETTLE_STATE_CANCELLED: _ClassVar[SettleState]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_ALLOW: Outcome
 OUTCOME_STEP_UP: Outcome
@@ -59,6 +65,9 @@ COARSE_REASON_AUTHENTICATION_NEEDED: CoarseReason
 COARSE_REASON_SESSION_INVALID: CoarseReason
 COARSE_REASON_BLOCKED: CoarseReason
 COARSE_REASON_DATA_UNAVAILABLE: CoarseReason
+SETTLE_STATE_UNSPECIFIED: SettleState
+SETTLE_STATE_EXECUTED: SettleState
+SETTLE_STATE_CANCELLED: SettleState
 
 class EvaluateRequest(_message.Message):
     __slots__ = ("tenant", "request_id", "subject", "action", "resource", "context", "session", "device", "min_revision", "explain")
@@ -326,3 +335,15 @@ class BatchError(_message.Message):
     code: int
     message: str
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class SettleRequest(_message.Message):
+    __slots__ = ("decision_id", "state")
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    state: SettleState
+    def __init__(self, decision_id: _Optional[str] = ..., state: _Optional[_Union[SettleState, str]] = ...) -> None: ...
+
+class SettleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
