@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
-from sidestep.v1 import decision_pb2
+from sidestep.v1 import decision_pb2, lease_pb2
 
 from engine.errors import InvalidInputError
 from sidecar.callers import Caller
@@ -16,8 +16,8 @@ from sidecar.lease.reservations import CANCELLED, EXECUTED, Reservations, Reserv
 MAX_SETTLE_BYTES: Final = 1024
 """Size of a SettleRequest."""
 _STATES: Final[dict[int, str]] = {
-    decision_pb2.SETTLE_STATE_EXECUTED: EXECUTED,
-    decision_pb2.SETTLE_STATE_CANCELLED: CANCELLED,
+    lease_pb2.SETTLEMENT_EXECUTED: EXECUTED,
+    lease_pb2.SETTLEMENT_CANCELLED: CANCELLED,
 }
 _SETTLED: Final = decision_pb2.SettleResponse().SerializeToString()
 
@@ -38,9 +38,9 @@ class Settler:
             request = decision_pb2.SettleRequest.FromString(payload)
         except DecodeError:
             raise InvalidInputError("request", "is not a SettleRequest message") from None
-        state = _STATES.get(request.state)
+        state = _STATES.get(request.settlement)
         if state is None:
-            raise InvalidInputError("state", "must be SETTLE_STATE_EXECUTED or SETTLE_STATE_CANCELLED")
+            raise InvalidInputError("settlement", "must be SETTLEMENT_EXECUTED or SETTLEMENT_CANCELLED")
         decision_id = _parse_id(request.decision_id)
         if self._reservations is None:
             raise ReservationsError("the reservations of this sidecar cannot be used")

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from sidestep.v1 import lease_pb2 as _lease_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -40,12 +41,6 @@ class CoarseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COARSE_REASON_SESSION_INVALID: _ClassVar[CoarseReason]
     COARSE_REASON_BLOCKED: _ClassVar[CoarseReason]
     COARSE_REASON_DATA_UNAVAILABLE: _ClassVar[CoarseReason]
-
-class SettleState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    SETTLE_STATE_UNSPECIFIED: _ClassVar[SettleState]
-    SETTLE_STATE_EXECUTED: _ClassVar[SettleState]
-    SETTLE_STATE_CANCELLED: _ClassVar[SettleState]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_ALLOW: Outcome
 OUTCOME_STEP_UP: Outcome
@@ -65,9 +60,6 @@ COARSE_REASON_AUTHENTICATION_NEEDED: CoarseReason
 COARSE_REASON_SESSION_INVALID: CoarseReason
 COARSE_REASON_BLOCKED: CoarseReason
 COARSE_REASON_DATA_UNAVAILABLE: CoarseReason
-SETTLE_STATE_UNSPECIFIED: SettleState
-SETTLE_STATE_EXECUTED: SettleState
-SETTLE_STATE_CANCELLED: SettleState
 
 class EvaluateRequest(_message.Message):
     __slots__ = ("tenant", "request_id", "subject", "action", "resource", "context", "session", "device", "min_revision", "explain")
@@ -115,16 +107,6 @@ class ResourceRef(_message.Message):
     id: str
     def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
-class Amount(_message.Message):
-    __slots__ = ("currency", "units", "nanos")
-    CURRENCY_FIELD_NUMBER: _ClassVar[int]
-    UNITS_FIELD_NUMBER: _ClassVar[int]
-    NANOS_FIELD_NUMBER: _ClassVar[int]
-    currency: str
-    units: int
-    nanos: int
-    def __init__(self, currency: _Optional[str] = ..., units: _Optional[int] = ..., nanos: _Optional[int] = ...) -> None: ...
-
 class Context(_message.Message):
     __slots__ = ("ip", "asn", "country", "amount", "attributes")
     IP_FIELD_NUMBER: _ClassVar[int]
@@ -135,9 +117,9 @@ class Context(_message.Message):
     ip: str
     asn: int
     country: str
-    amount: Amount
+    amount: _resources_pb2.Amount
     attributes: _struct_pb2.Struct
-    def __init__(self, ip: _Optional[str] = ..., asn: _Optional[int] = ..., country: _Optional[str] = ..., amount: _Optional[_Union[Amount, _Mapping]] = ..., attributes: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    def __init__(self, ip: _Optional[str] = ..., asn: _Optional[int] = ..., country: _Optional[str] = ..., amount: _Optional[_Union[_resources_pb2.Amount, _Mapping]] = ..., attributes: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class SessionEvidence(_message.Message):
     __slots__ = ("id", "start_time", "last_active_time", "authentications", "token", "dpop")
@@ -181,7 +163,7 @@ class DeviceEvidence(_message.Message):
     def __init__(self, id: _Optional[str] = ..., fingerprint: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
-    __slots__ = ("decision_id", "outcome", "basis", "reason", "requirement", "achieved_acr", "waived_acrs", "challenge", "grant", "data", "explanation")
+    __slots__ = ("decision_id", "outcome", "basis", "reason", "requirement", "achieved_acr", "waived_acrs", "challenge", "grant", "data", "explanation", "remaining")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +175,7 @@ class EvaluateResponse(_message.Message):
     GRANT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     outcome: Outcome
     basis: Basis
@@ -204,7 +187,18 @@ class EvaluateResponse(_message.Message):
     grant: str
     data: DataVersion
     explanation: Explanation
-    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., basis: _Optional[_Union[Basis, str]] = ..., reason: _Optional[_Union[CoarseReason, str]] = ..., requirement: _Optional[_Union[EffectiveRequirement, _Mapping]] = ..., achieved_acr: _Optional[str] = ..., waived_acrs: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., grant: _Optional[str] = ..., data: _Optional[_Union[DataVersion, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    remaining: GrantRemaining
+    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., basis: _Optional[_Union[Basis, str]] = ..., reason: _Optional[_Union[CoarseReason, str]] = ..., requirement: _Optional[_Union[EffectiveRequirement, _Mapping]] = ..., achieved_acr: _Optional[str] = ..., waived_acrs: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., grant: _Optional[str] = ..., data: _Optional[_Union[DataVersion, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., remaining: _Optional[_Union[GrantRemaining, _Mapping]] = ...) -> None: ...
+
+class GrantRemaining(_message.Message):
+    __slots__ = ("count", "amount", "expire_time")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    amount: _resources_pb2.Amount
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, count: _Optional[int] = ..., amount: _Optional[_Union[_resources_pb2.Amount, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class EffectiveRequirement(_message.Message):
     __slots__ = ("acrs", "max_age", "authenticated_after", "evidence")
@@ -337,12 +331,12 @@ class BatchError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SettleRequest(_message.Message):
-    __slots__ = ("decision_id", "state")
+    __slots__ = ("decision_id", "settlement")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
+    SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
-    state: SettleState
-    def __init__(self, decision_id: _Optional[str] = ..., state: _Optional[_Union[SettleState, str]] = ...) -> None: ...
+    settlement: _lease_pb2.Settlement
+    def __init__(self, decision_id: _Optional[str] = ..., settlement: _Optional[_Union[_lease_pb2.Settlement, str]] = ...) -> None: ...
 
 class SettleResponse(_message.Message):
     __slots__ = ()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sidestep.v1 import decision_pb2
+from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.decision import Basis, Decision, Outcome
 from engine.errors import InvalidInputError
@@ -52,12 +52,12 @@ def test_repeats_in_one_pass_get_one_decision(rigged: Callable[..., Rig]) -> Non
     [
         {"action": decision_pb2.Action(name="payments.refund")},
         {"resource": decision_pb2.ResourceRef(type="account", id="2")},
-        {"context": decision_pb2.Context(amount=decision_pb2.Amount(currency="EUR", units=2))},
+        {"context": decision_pb2.Context(amount=resources_pb2.Amount(currency="EUR", units=2))},
     ],
     ids=["action", "resource", "amount"],
 )
 def test_another_question_under_the_same_id_is_refused(rig: Rig, other: dict[str, Any]) -> None:
-    amount = decision_pb2.Amount(currency="EUR", units=1)
+    amount = resources_pb2.Amount(currency="EUR", units=1)
     rig.ask(request(request_id="r", context=decision_pb2.Context(amount=amount)))
     changed = request(request_id="r", context=decision_pb2.Context(amount=amount))
     for field, value in other.items():

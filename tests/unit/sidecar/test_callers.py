@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidInputError
 from engine.names import action_matches, check_action_pattern
-from sidecar.callers import MAX_TOKEN_BYTES, Caller, Callers, CallersError, read_callers
-from sidecar.watched import WatchedFiles
+from engine.tokenfiles import MAX_TOKEN_BYTES
+from engine.watched import WatchedFiles
+from sidecar.callers import Caller, Callers, CallersError, read_callers
 from tests.fakes.callers import CALLERS, TOKENS, Mount
 
 
@@ -44,7 +45,11 @@ def test_callers_are_found_by_their_tokens(mount: Mount) -> None:
     assert callers.size == 2
     assert callers.warnings == ()
     payments, browsing = (callers.by_hash[token_hash(TOKENS[name])] for name in ("payments", "browsing"))
-    assert (payments.name, payments.diagnose, payments.rpcs) == ("payments", True, {"Evaluate", "EvaluateBatch", "Settle"})
+    assert (payments.name, payments.diagnose, payments.rpcs) == (
+        "payments",
+        True,
+        {"Evaluate", "EvaluateBatch", "Settle"},
+    )
     assert (browsing.name, browsing.diagnose, browsing.rpcs) == ("browsing", False, {"Evaluate"})
     assert payments.may_ask_about("payments.transfer")
     assert not payments.may_ask_about("browse.items")
@@ -89,16 +94,19 @@ OTHER: dict[str, Any] = {"name": "other", "actions": ["*"], "tokens": ["/nowhere
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"name": "Payments"}, "callers[0].name: not a caller's name"),
-        ({"name": "p" * 64}, "callers[0].name: not a caller's name"),
-        ({"name": "pay\nments"}, "callers[0].name: not a caller's name"),
+        ({"name": "Payments"}, "callers[0].name: not a name"),
+        ({"name": "p" * 64}, "callers[0].name: not a name"),
+        ({"name": "pay\nments"}, "callers[0].name: not a name"),
         ({"name": 7}, "callers[0].name: "),
         ({"tokens": []}, "callers[0].tokens: "),
         ({"tokens": "/run/token"}, "callers[0].tokens: "),
         ({"tokens": ["payments-token-0123456789"]}, "callers[0].tokens[0]: not an absolute path"),
         ({"tokens": ["/run/tok\0en"]}, "callers[0].tokens[0]: not an absolute path"),
         ({"rpcs": []}, "callers[0].rpcs: "),
-        ({"rpcs": ["Evaluate", "Check"]}, "callers[0].rpcs[1]: Input should be 'Evaluate', 'EvaluateBatch' or 'Settle'"),
+        (
+            {"rpcs": ["Evaluate", "Check"]},
+            "callers[0].rpcs[1]: Input should be 'Evaluate', 'EvaluateBatch' or 'Settle'",
+        ),
         ({"actions": []}, "callers[0].actions: "),
         ({"actions": ["*", "pay*"]}, "callers[0].actions[1]: 'pay*': '*' stands alone or after a dot"),
         ({"actions": [""]}, "callers[0].actions[0]: must not be empty"),

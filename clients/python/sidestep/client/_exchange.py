@@ -10,7 +10,7 @@ import grpc
 from sidestep.client._decision import Decision, FailMode
 from sidestep.client._errors import SettleError
 from sidestep.client._question import Question, QuestionFields
-from sidestep.v1 import decision_pb2
+from sidestep.v1 import decision_pb2, lease_pb2
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:9191"
 """Where a sidecar listens unless told otherwise."""
@@ -72,8 +72,8 @@ def to_settle_request(decision: Decision | str, executed: bool) -> decision_pb2.
     decision_id = decision if isinstance(decision, str) else decision.decision_id
     if not decision_id:
         raise ValueError("decision: has no id, because no decision came")
-    state = decision_pb2.SETTLE_STATE_EXECUTED if executed else decision_pb2.SETTLE_STATE_CANCELLED
-    return decision_pb2.SettleRequest(decision_id=decision_id, state=state)
+    settlement = lease_pb2.SETTLEMENT_EXECUTED if executed else lease_pb2.SETTLEMENT_CANCELLED
+    return decision_pb2.SettleRequest(decision_id=decision_id, settlement=settlement)
 
 
 def settle_error(code: grpc.StatusCode, details: str | None) -> SettleError:
