@@ -36,11 +36,17 @@ _NOT_EXEMPTED = frozenset(
         Code.GRANT_INACTIVE,
         Code.GRANT_NOT_YET_VALID,
         Code.GRANT_EXPIRED,
+        Code.GRANT_REVIEW_OVERDUE,
+        Code.GRANT_CLASS_UNKNOWN,
+        Code.GRANT_NOT_APPROVED,
+        Code.GRANT_CLASS_SCOPE,
+        Code.GRANT_CLASS_CONDITION,
         Code.GRANT_OTHER_ACTION,
         Code.GRANT_CONDITION,
         Code.CEILING_EXCEEDED,
         Code.RECOGNISED_CEILING_EXCEEDED,
         Code.GRANT_CEILING_EXCEEDED,
+        Code.CLASS_CEILING_EXCEEDED,
         Code.IDENTITY_TOO_WEAK,
         Code.DEVICE_NOT_TRUSTED,
         Code.DEVICE_REVALIDATION_DUE,
@@ -67,6 +73,7 @@ class Candidate(NamedTuple):
             top=rules.top,
             risk_ceiling=rules.risk_ceiling,
             clock_skew_s=rules.clock_skew_s,
+            classes=rules.classes.values(),
         )
 
 

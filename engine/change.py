@@ -160,6 +160,11 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             yield Change(f"grant {grant.id} valid already", _with_grant(replace(grant, start_at=None)))
         if grant.expire_at is None or facts.now >= grant.expire_at:
             yield Change(f"grant {grant.id} not expired", _with_grant(replace(grant, expire_at=facts.now + 1)))
+        if grant.review_at is not None and facts.now >= grant.review_at:
+            yield Change(f"grant {grant.id} reviewed", _with_grant(replace(grant, review_at=facts.now + 1)))
+        bounds = rules.classes.get(grant.grant_class)
+        if bounds is not None and grant.approvals < bounds.approvals:
+            yield Change(f"grant {grant.id} approved", _with_grant(replace(grant, approvals=bounds.approvals)))
         if plan.thresholds is not None and grant.spot_draw < plan.thresholds.spot_check_rate:
             yield Change(f"grant {grant.id} not drawn for a spot check", _with_grant(replace(grant, spot_draw=1.0)))
         if plan.thresholds is not None:
@@ -171,7 +176,18 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             fitting = Grant(
                 "new", GrantScope.SUBJECT, ("*",), ceiling.acr, ceiling.max_age_s, True, None, facts.now + 1, "", 1.0
             )
-            yield Change("a grant for this subject up to the policy's ceiling", _with_grant(fitting))
+            if not rules.classes:
+                yield Change("a grant for this subject up to the policy's ceiling", _with_grant(fitting))
+            for name, bounds in sorted(rules.classes.items()):
+                of_class = replace(
+                    fitting,
+                    grant_class=name,
+                    start_at=facts.now,
+                    review_at=facts.now + 1,
+                    approvals=bounds.approvals,
+                    condition="true" if bounds.condition_required else "",
+                )
+                yield Change(f"a grant of class {name} for this subject", _with_grant(of_class))
 
 
 def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:

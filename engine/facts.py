@@ -185,6 +185,12 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     condition: str = ""
     # 0-1, uniform, from a keyed hash of tenant, subject, device, grant and time bucket: a retry does not redraw.
     spot_draw: float = 0.0
+    # As engine.classes.class_name has it; the rules say what the class bounds.
+    grant_class: str = "default"
+    # From then on it does not apply until somebody has reviewed it. None: no review was set.
+    review_at: float | None = None
+    # How many people approved it, the requester not counted.
+    approvals: int = 0
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -8,7 +8,9 @@ from functools import lru_cache
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
+from engine.classes import class_name
 from engine.facts import Grant, GrantScope
+from engine.lifecycle import counted
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -46,6 +48,9 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         start_at=moment(record.start_time, record.HasField("start_time")),
         expire_at=moment(record.expire_time, record.HasField("expire_time")),
         condition=record.condition,
+        grant_class=class_name(record.grant_class),
+        review_at=moment(record.review_time, record.HasField("review_time")),
+        approvals=counted(record.requester, (approval.actor for approval in record.approvals)),
     )
 
 
@@ -62,6 +67,9 @@ def drawn(grant: Grant, draw: float) -> Grant:
         grant.expire_at,
         grant.condition,
         draw,
+        grant.grant_class,
+        grant.review_at,
+        grant.approvals,
     )
 
 
