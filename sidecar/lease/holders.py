@@ -7,8 +7,8 @@ never used again by another process: not after a restart, and not in a copy of t
     header   magic (8) | CRC-32 | length | JSON: holder, chain, boot id, inode and device of this very file
     entries  CRC-32 | length | JSON: the number of an account, and what it is an account of
 
-All integers are little-endian. An entry is there before the control plane is asked about its account, so what is spent is always
-of an account that the file names; an entry that was torn was never used. The worker holds an exclusive flock on the file. One
+All integers are little-endian. An account's entry is there before anything is spent of it, and one for its tenant before the control
+plane is asked for anything, so that the file names all there may be to account for; an entry that was torn was never used. The worker holds an exclusive flock on the file. One
 without it belongs to a worker that has died: the agent counts in the journal what it spent, tells the control plane, and removes
 the file (see settlement.py). A file that is gone is a holder whose slices count as spent, or that was closed.
 """
@@ -42,12 +42,13 @@ class HolderError(SidestepError):
     """A holder file cannot be written."""
 
 
-class Account(msgspec.Struct, frozen=True):
-    """What is accounted for together: one subject's use of one grant in one period of its budget."""
+class AccountPeriod(msgspec.Struct, frozen=True):
+    """What is accounted for together: one subject's use of one grant in one period of its budget. Without a grant: that the holder
+    has asked for slices of some account of the tenant."""
 
     tenant: str
-    grant: str
-    subject: str
+    grant: str = ""
+    subject: str = ""
     period: int = 0
 
 
@@ -63,7 +64,7 @@ class Header(msgspec.Struct, frozen=True):
 
 class _Entry(msgspec.Struct, frozen=True):
     number: int
-    account: Account
+    account: AccountPeriod
 
 
 class Holder(NamedTuple):
@@ -71,7 +72,7 @@ class Holder(NamedTuple):
 
     path: Path
     header: Header
-    accounts: dict[int, Account]
+    accounts: dict[int, AccountPeriod]
     alive: bool
 
     def trusted(self, boot: str) -> bool:
@@ -92,7 +93,7 @@ class HolderFile:
         """Makes a holder, and its file durable. Raises HolderError."""
         self.holder = os.urandom(HOLDER_BYTES)
         self.path = directory / f"{chain}-{number:06d}{_SUFFIX}"
-        self._numbers: dict[Account, int] = {}
+        self._numbers: dict[AccountPeriod, int] = {}
         # A write failed: nobody could read what came behind.
         self._torn = False
         fresh = self.path.with_suffix(".new")
@@ -113,7 +114,7 @@ class HolderFile:
             os.close(self._fd)
             raise HolderError(f"{self.path}: {error.strerror}") from error
 
-    def number(self, account: Account) -> int:
+    def number(self, account: AccountPeriod) -> int:
         """The account's number, which is in the file when this returns. Raises HolderError."""
         number = self._numbers.get(account)
         if number is not None:
@@ -140,8 +141,10 @@ class HolderFile:
 
     def close(self) -> None:
         """Leaves the file to the agent."""
-        with suppress(OSError):
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
 
 class HolderFiles:

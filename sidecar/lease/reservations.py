@@ -68,6 +68,7 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
     nanos: int
     at: float
     caller: str = ""
+    currency: str = ""
     state: str = ""
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.lease.holders import Account, HolderError, HolderFile, HolderFiles, read_holder
+from sidecar.lease.holders import AccountPeriod, HolderError, HolderFile, HolderFiles, read_holder
 
 CHAIN = "w0-0000000000aa"
-ALICE, BOB = Account("acme", "g1", "alice", 3), Account("acme", "g1", "bob")
+ALICE, BOB = AccountPeriod("acme", "g1", "alice", 3), AccountPeriod("acme", "g1", "bob")
 
 
 def test_file_tells_what_every_number_means(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sidecar.journal.cursor import CURSOR_FILE, Spent
 from sidecar.journal.record import Spend, encode_record, spend_of
 from sidecar.journal.segment import SegmentWriter, list_segments
 from sidecar.journal.ship import Shipper
-from sidecar.lease.holders import Account, HolderFile, HolderFiles
+from sidecar.lease.holders import AccountPeriod, HolderFile, HolderFiles
 from sidecar.lease.replay import spent_in_all
 from tests.fakes.otlp import OtlpReceiver
 from tests.fakes.records import make_record, make_unrecorded
@@ -46,7 +46,7 @@ class Spender:
         for number in range(count):
             spend = None
             if number % 2:
-                account = self.file.number(Account("acme", "g1", "alice", number % 3))
+                account = self.file.number(AccountPeriod("acme", "g1", "alice", number % 3))
                 spend = Spend(self.file.holder, account, 1, number * 10**9)
                 self.total.add(spend)
             self.writer.append([encode_record(make_record(spend=spend))])
