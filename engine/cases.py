@@ -27,7 +27,7 @@ from engine.errors import InvalidInputError
 from engine.facts import Evidence, Facts, GrantScope, Signal
 from engine.methods import DEFAULT_CATALOGUE, Method
 from engine.policy import parse_policy, problem_of
-from engine.policy.model import Acr, Duration, Model, Require, Score
+from engine.policy.parts import Acr, Duration, Model, Require, Score
 from engine.policy.source import Path, PolicyError, Problem, Tree, format_path, load
 from engine.risk import KINDS, combine
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, TenantRules, compile_policy
@@ -292,7 +292,7 @@ class _FactsReader:
 
     def _field(self, key: str, item: Any, kind: Any, path: Path) -> Any:
         try:
-            if item is not None and (key == "at" or key.endswith("_at")):
+            if item is not None and (key in ("at", "since") or key.endswith("_at")):
                 return _instant(item, self._now)
             if isinstance(item, str) and key.endswith("_s"):
                 return parse_duration(item)

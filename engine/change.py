@@ -25,6 +25,7 @@ from engine.facts import (
     Staleness,
     TokenState,
 )
+from engine.guards import PREFIX, raised_clauses
 from engine.plan import Plan
 from engine.risk import combine
 from engine.rules import TenantRules
@@ -87,6 +88,7 @@ def _circumstances(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Cha
     yield from _device(facts, plan)
     yield from _risk(facts, plan)
     yield from _grants(facts, rules, plan)
+    yield from _guards(facts, plan)
     yield from _switches(facts, rules)
     yield from _blocks(facts)
 
@@ -196,6 +198,15 @@ def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:
         return replace(facts, grants=(*others, grant))
 
     return changed
+
+
+def _guards(facts: Facts, plan: Plan) -> Iterator[Change]:
+    for clause in raised_clauses(facts.guards, plan.guards):
+
+        def calm(before: Facts, name: str = clause.name.removeprefix(PREFIX)) -> Facts:
+            return replace(before, guards=tuple(finding for finding in before.guards if finding.name != name))
+
+        yield Change(f"{clause.name} not raised", calm)
 
 
 def _switches(facts: Facts, rules: TenantRules) -> Iterator[Change]:

@@ -10,6 +10,7 @@ from engine.clauses import Ceiling, Clause
 from engine.decision import Code, Reason
 from engine.factors import Measured, Thresholds
 from engine.facts import Binding, Facts, Grant, GrantScope, Staleness
+from engine.guards import barring
 from engine.names import action_matches
 from engine.plan import Plan
 from engine.rules import TenantRules
@@ -71,6 +72,8 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:
         yield Reason(Code.EXEMPTIONS_OFF)
+    for name in barring(facts.guards, plan.guards):
+        yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:
         yield Reason(plan.no_exemption)
     elif not allowed:

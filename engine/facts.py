@@ -193,12 +193,26 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     approvals: int = 0
 
 
+class Finding(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a guard found about this subject on this device (sidecar.guard)."""
+
+    # Of the guard: `impossible-travel`.
+    name: str
+    # 0-1.
+    confidence: float
+    # What exactly, of a closed set: `LOCATION_MISSING`.
+    code: str
+    # Time of the latest evidence: an authentication before it proves nothing against it.
+    since: float
+
+
 class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A further device that the evidence fits, with what else depends on which device it is."""
 
     device: Device
     risk: Risk
     grants: tuple[Grant, ...] = ()
+    guards: tuple[Finding, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -226,3 +240,5 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     candidates: tuple[Candidate, ...] = ()
     # Request values that conditions of this tenant read, by CEL name (`context.amount.value`). Absent ones are absent.
     values: dict[str, Scalar] = {}
+    # Findings in force, by name.
+    guards: tuple[Finding, ...] = ()

@@ -31,9 +31,10 @@ def compile_policy(document: str, version: int) -> Policy:
     language = Language(spec_model.spec.context)
     try:
         conditions = tuple(language.compile(trigger.when) for trigger in spec_model.spec.triggers)
+        canaries = tuple(language.compile(condition.when) for condition in spec_model.spec.canary_conditions)
     except ConditionError as error:
         raise PolicyError([Problem(0, 0, "spec.triggers", problem.message) for problem in error.problems]) from None
-    return Policy(spec_model.metadata.name, version, spec_model.spec, language, conditions)
+    return Policy(spec_model.metadata.name, version, spec_model.spec, language, conditions, canaries)
 
 
 class TenantRules:
@@ -64,7 +65,7 @@ class TenantRules:
         self.classes = {grant_class.id: grant_class for grant_class in classes}
         self.request_variables = _request_variables(self.policies)
         self.reads_resource_id = any(
-            "resource.id" in c.variables for policy in self.policies for c in policy.conditions
+            "resource.id" in c.variables for policy in self.policies for c in (*policy.conditions, *policy.canaries)
         )
         self._plans: dict[tuple[str, Posture], Plan] = {}
         self._grant_language = Language()

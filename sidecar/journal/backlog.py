@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.decision import Spend
 from sidecar.journal.cursor import CursorFile, Spent, Tally, load_cursor, save_cursor
 from sidecar.journal.heads import Head
 from sidecar.journal.reader import Entry, Position, SegmentReader
-from sidecar.journal.record import Spend, spend_of
+from sidecar.journal.record import spend_of
 from sidecar.journal.segment import JournalError, SegmentName, list_segments
 from sidecar.journal.span import UnreadableRecordError, encode_span
 from sidecar.lease.holders import HolderFiles
@@ -200,18 +201,18 @@ class Backlog:
             if chain not in kept and self._cursor.chains.pop(chain, None) is not None:
                 self._unsaved = True
 
-    def spent(self, chain: str, holder: bytes) -> tuple[Tally, Spent, bool]:
+    def spent(self, chain: str, holder: str) -> tuple[Tally, Spent, bool]:
         """What is known of a holder's spends without reading the chain's segments: up to where they are settled, how much they
         are, and whether that is exact."""
         tally = self._cursor.chains.get(chain, Tally())
-        known = self._cursor.spent.get(holder.hex(), Spent(chain, {}))
-        return tally, Spent(chain, dict(known.accounts)), not (tally.lost or tally.spooled)
+        known = self._cursor.spent.get(holder, Spent(chain, {}))
+        return tally, Spent(chain, dict(known.slices)), not (tally.lost or tally.spooled)
 
     def drop_spent(self) -> None:
         """Forgets what was spent by holders whose files are gone: nobody will ask any more."""
         if not self._cursor.spent:
             return
-        known = {holder.header.holder.hex() for holder in self._holders.read()}
+        known = {holder.header.holder for holder in self._holders.read()}
         for holder in self._cursor.spent.keys() - known:
             del self._cursor.spent[holder]
             self._unsaved = True
@@ -320,7 +321,7 @@ class Backlog:
             return 0
         for sequence, spend in reach.spends:
             if sequence >= before.settled:
-                self._cursor.spent.setdefault(spend.holder.hex(), Spent(name.chain, {})).add(spend)
+                self._cursor.spent.setdefault(spend.holder, Spent(name.chain, {})).add(spend)
         fresh = min(reach.count, settled - before.settled)
         lost = settled - before.settled - fresh
         self._cursor.chains[name.chain] = msgspec.structs.replace(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from engine.decision import Spend
 from sidecar.journal.reader import Position
-from sidecar.journal.record import Spend
 from sidecar.journal.segment import sync_directory
 
 CURSOR_FILE = "cursor"
@@ -39,15 +39,15 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct):
-    """What one holder's records spent that are settled, by the number of the account: uses, and billionths of a unit."""
+    """What one holder's records spent that are settled, by the number of the slice: uses, and billionths of a currency's unit."""
 
     chain: str
-    accounts: dict[int, tuple[int, int]] = {}
+    slices: dict[int, tuple[int, int, str]] = {}
 
     def add(self, spend: Spend) -> None:
         """Counts one more record."""
-        count, nanos = self.accounts.get(spend.account, (0, 0))
-        self.accounts[spend.account] = (count + spend.count, nanos + spend.nanos)
+        uses, nanos, _ = self.slices.get(spend.slice, (0, 0, ""))
+        self.slices[spend.slice] = (uses + spend.uses, nanos + spend.nanos, spend.currency)
 
 
 class CursorFile(msgspec.Struct, omit_defaults=True):

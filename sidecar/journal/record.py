@@ -8,26 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.decision import Decision
+from engine.decision import Decision, Spend
 from engine.facts import Facts
 from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
 VERSION = 2
 # With room for the envelope it gets if it is set aside (quarantine.py).
 _MAX_BYTES = MAX_RECORD_BYTES - 256
-
-
-class Spend(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a decision took of a budget. That it is in the journal is what makes it spent.
-
-    `holder`: whose slice it was taken of (16 bytes). `account`: the number by which the holder's file names grant and subject.
-    """
-
-    holder: bytes
-    account: int
-    # Uses, and billionths of a unit of the budget's currency.
-    count: int = 1
-    nanos: int = 0
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="decision"):
@@ -54,7 +41,6 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_fiel
     withheld: tuple[str, ...] = ()
     # Id of the EvaluateBatch it was part of (16 bytes, UUIDv7); empty: a single Evaluate.
     batch: bytes = b""
-    spend: Spend | None = None
     v: int = VERSION
 
 
@@ -103,13 +89,18 @@ def encode_record(record: AnyRecord) -> bytes:
     return encoded
 
 
-class _Spender(msgspec.Struct, frozen=True, gc=False):
-    """Only what a spend was: everything else is skipped while decoding."""
+# Only what a spend was: everything else is skipped while decoding.
 
+
+class _Decision(msgspec.Struct, frozen=True, gc=False):
     spend: Spend | None = None
 
 
-_SPENDER: msgspec.msgpack.Decoder[_Spender] = msgspec.msgpack.Decoder(_Spender)
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    decision: _Decision = _Decision()
+
+
+_SPENDER: msgspec.msgpack.Decoder[_Record] = msgspec.msgpack.Decoder(_Record)
 _SPEND_KEY = msgspec.msgpack.encode("spend")
 
 
@@ -118,7 +109,7 @@ def spend_of(data: bytes) -> Spend | None:
     if _SPEND_KEY not in data:
         return None
     try:
-        return _SPENDER.decode(data).spend
+        return _SPENDER.decode(data).decision.spend
     except msgspec.MsgspecError:
         return None
 

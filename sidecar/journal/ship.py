@@ -108,7 +108,7 @@ class Shipper:
         """Drops the tallies of chains that have ended, once their last state was reported; those with segments are kept."""
         self._backlog.forget(chains)
 
-    async def spent_by(self, chain: str, holder: bytes) -> Spent | None:
+    async def spent_by(self, chain: str, holder: str) -> Spent | None:
         """What a holder spent in all, by the records of its chain, which has ended. None: it can never be told exactly. Raises
         OSError: not now."""
         while True:

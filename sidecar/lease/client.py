@@ -135,7 +135,7 @@ class LeaseClient:
             self.leases.fail(self._ask_at - time.monotonic())
             return self.leases.book
         self._holders += 1
-        book = Book(file, Holder(file.holder.hex()))
+        book = Book(file, Holder(file.holder))
         self.leases.adopt(book)
         return book
 

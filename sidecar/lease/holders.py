@@ -55,7 +55,8 @@ class AccountPeriod(msgspec.Struct, frozen=True):
 class Header(msgspec.Struct, frozen=True):
     """Whose file it is. `inode` and `device` are the file's own, so that a copy can be told from it."""
 
-    holder: bytes
+    # 32 hexadecimal digits.
+    holder: str
     chain: str
     boot: str
     inode: int
@@ -91,7 +92,7 @@ class HolderFile:
 
     def __init__(self, directory: Path, chain: str, number: int, boot: str) -> None:
         """Makes a holder, and its file durable. Raises HolderError."""
-        self.holder = os.urandom(HOLDER_BYTES)
+        self.holder = os.urandom(HOLDER_BYTES).hex()
         self.path = directory / f"{chain}-{number:06d}{_SUFFIX}"
         self._numbers: dict[AccountPeriod, int] = {}
         # A write failed: nobody could read what came behind.

@@ -18,13 +18,13 @@ from sidecar.journal.segment import JournalError, SegmentName, list_segments
 _SLICE_RECORDS = 512
 
 
-def spent_in_all(directory: Path, chain: str, settled: int, spent: Spent, holder: bytes) -> Spent | None:
+def spent_in_all(directory: Path, chain: str, settled: int, spent: Spent, holder: str) -> Spent | None:
     """What the holder spent in all, its chain being `settled` up to a record, with `spent` before it.
 
     None if that cannot be told exactly: a record is damaged or missing, or may be. The chain must have ended. Raises OSError, and
     FileNotFoundError if a segment is removed meanwhile: then ask again with what is settled then.
     """
-    total = Spent(chain, dict(spent.accounts))
+    total = Spent(chain, dict(spent.slices))
     names = [name for name in list_segments(directory) if name.chain == chain]
     expected = settled
     for name in names:
@@ -43,7 +43,7 @@ def spent_in_all(directory: Path, chain: str, settled: int, spent: Spent, holder
     return total
 
 
-def _read(reader: SegmentReader, expected: int, total: Spent, holder: bytes) -> int | None:
+def _read(reader: SegmentReader, expected: int, total: Spent, holder: str) -> int | None:
     """Adds the spends of a segment's records from `expected` on. The number of the record behind it; None: some are missing."""
     if reader.first.sequence > expected:
         return None

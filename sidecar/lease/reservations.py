@@ -63,7 +63,7 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
     grant: str
     subject: str
     period: int
-    holder: bytes
+    holder: str
     count: int
     nanos: int
     at: float

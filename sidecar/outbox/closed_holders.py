@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -27,7 +26,7 @@ _log = logging.getLogger(__name__)
 class Journal(Protocol):
     """What knows the spends; a Shipper is one."""
 
-    async def spent_by(self, chain: str, holder: bytes) -> Spent | None:
+    async def spent_by(self, chain: str, holder: str) -> Spent | None:
         """What a holder spent in all; None: it can never be told. Raises OSError."""
 
     def drop_spent(self) -> None:
@@ -65,16 +64,14 @@ class HolderCloser:
     async def _close(self, holder: Holder) -> float:
         header = holder.header
         spent = await self._journal.spent_by(header.chain, header.holder) if holder.trusted(self._boot) else None
-        standings = None if spent is None else _standings(holder, spent)
-        if standings is None:
-            _log.warning("leases: what holder %s spent cannot be told: its slices count as spent", header.holder.hex())
+        named = None if spent is None else _standings(holder, spent)
+        if named is None:
+            _log.warning("leases: what holder %s spent cannot be told: its slices count as spent", header.holder)
             holder.path.unlink(missing_ok=True)
             return 0.0
-        tenants = {account.tenant for account in holder.accounts.values()}
-        currencies = {standing.account: standing.currency for standing in standings}
-        for request in close_requests(
-            header.holder.hex(), self._upward.sidecar, (each.standing for each in standings), sorted(tenants), currencies
-        ):
+        standings, currencies = named
+        tenants = sorted({account.tenant for account in holder.accounts.values()})
+        for request in close_requests(header.holder, self._upward.sidecar, standings, tenants, currencies):
             try:
                 await self._upward.call(CLOSE_HOLDER, request, pb.CloseHolderResponse)
             except grpc.aio.AioRpcError as error:
@@ -84,5 +81,16 @@ class HolderCloser:
         return 0.0
 
 
-def _standings(holder: Holder, spent: Spent) -> Iterable[Standing] | None:
-    raise NotImplementedError
+def _standings(holder: Holder, spent: Spent) -> tuple[list[Standing], dict[Account, str]] | None:
+    """The holder's totals, and the currencies of its accounts. None: something was spent of an account the file does not name."""
+    standings: list[Standing] = []
+    currencies: dict[Account, str] = {}
+    for number, (uses, nanos, currency) in sorted(spent.slices.items()):
+        named = holder.accounts.get(number)
+        if named is None or not named.grant:
+            return None
+        account = Account(named.tenant, named.grant, named.subject)
+        standings.append(Standing(account, named.period, spent=Room(uses, nanos)))
+        if currency:
+            currencies[account] = currency
+    return standings, currencies

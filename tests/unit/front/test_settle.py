@@ -32,7 +32,7 @@ ID = DecisionIds().next()
 def store(tmp_path: Path) -> Iterator[Reservations]:
     store = Reservations(tmp_path, "boot-1")
     now = Clock().boottime()
-    store.keep([Spending(ID, Reservation("acme", "g1", "alice", 1, b"h" * 16, 1, 0, now, "payments"))], now)
+    store.keep([Spending(ID, Reservation("acme", "g1", "alice", 1, "h" * 32, 1, 0, now, "payments"))], now)
     yield store
     store.close()
 

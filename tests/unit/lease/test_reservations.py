@@ -30,7 +30,7 @@ def decision_id(number: int) -> bytes:
 
 
 def spending(number: int, at: float = NOW, key: bytes = b"", caller: str = "payments") -> Spending:
-    reservation = Reservation("acme", "g1", "alice", 2, b"h" * 16, 1, 5 * 10**9, at, caller)
+    reservation = Reservation("acme", "g1", "alice", 2, "h" * 32, 1, 5 * 10**9, at, caller)
     answered = Answered(b"content", at + 300, b"decision", b"answer") if key else None
     return Spending(decision_id(number), reservation, key, answered)
 

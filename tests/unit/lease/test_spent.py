@@ -7,11 +7,13 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from engine.decision import Spend
 from sidecar.journal import backlog, sender
 from sidecar.journal.cursor import CURSOR_FILE, Spent
-from sidecar.journal.record import Spend, encode_record, spend_of
+from sidecar.journal.record import Record, encode_record, spend_of
 from sidecar.journal.segment import SegmentWriter, list_segments
 from sidecar.journal.ship import Shipper
 from sidecar.lease.holders import AccountPeriod, HolderFile, HolderFiles
@@ -34,6 +36,11 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "_MAX_BATCH_BYTES", 8_000)
 
 
+def spending(spend: Spend | None) -> Record:
+    record = make_record()
+    return msgspec.structs.replace(record, decision=msgspec.structs.replace(record.decision, spend=spend))
+
+
 class Spender:
     """A worker that spends: one use and a different amount with every other record."""
 
@@ -47,9 +54,9 @@ class Spender:
             spend = None
             if number % 2:
                 account = self.file.number(AccountPeriod("acme", "g1", "alice", number % 3))
-                spend = Spend(self.file.holder, account, 1, number * 10**9)
+                spend = Spend("g1", self.file.holder, account, 1, 1, number * 10**9, "EUR")
                 self.total.add(spend)
-            self.writer.append([encode_record(make_record(spend=spend))])
+            self.writer.append([encode_record(spending(spend))])
 
     def die(self) -> None:
         self.writer.close()
@@ -64,8 +71,8 @@ def spender(bench: Bench, count: int = COUNT) -> Spender:
 
 
 def test_only_a_spend_is_a_spend() -> None:
-    spend = Spend(b"h" * 16, 7, 1, 25 * 10**9)
-    assert spend_of(encode_record(make_record(spend=spend))) == spend
+    spend = Spend("g1", "h" * 32, 7, 1, 1, 25 * 10**9, "EUR")
+    assert spend_of(encode_record(spending(spend))) == spend
     assert spend_of(encode_record(make_record())) is None
     assert spend_of(encode_record(make_record(request_id="spend"))) is None
     assert spend_of(encode_record(make_unrecorded())) is None
@@ -188,6 +195,6 @@ async def test_tally_stays_while_somebody_may_ask(bench: Bench) -> None:
 
 def test_replay_skips_what_is_settled(bench: Bench) -> None:
     dead = spender(bench, 20)
-    settled = Spent(dead.writer.chain, {0: (5, 5)})
+    settled = Spent(dead.writer.chain, {0: (5, 5, "EUR")})
     found = spent_in_all(bench.journal, dead.writer.chain, 20, settled, dead.file.holder)
     assert found == settled
