@@ -1,7 +1,7 @@
 """The lease client: a worker's thread that gets slices of budgets from the control plane, and accounts for them.
 
-It begins with the first call that needs a slice: a pod without budgets pays nothing for it. Unary, idempotent calls on a channel of
-its own; between failures it waits by full jitter, and meanwhile nobody is made to wait for a slice.
+It begins with the first call that needs a slice: a pod without budgets pays nothing for it. Unary, idempotent calls on a channel
+of its own; between failures it waits by full jitter, and meanwhile nobody is made to wait for a slice.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """`directory`: of the holder files. `chain`: the journal chain that holds this worker's spends. `boot`: see Clock.boot_id.
-    `address`: host:port of the control plane. `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`: when
-    what nobody uses is given back. `heard_s`: how long it is believed that nothing is left."""
+    `address`: host:port of the control plane. `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`:
+    when what nobody uses is given back. `heard_s`: how long it is believed that nothing is left."""
 
     directory: Path
     chain: str

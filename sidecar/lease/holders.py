@@ -7,10 +7,11 @@ never used again by another process: not after a restart, and not in a copy of t
     header   magic (8) | CRC-32 | length | JSON: holder, chain, boot id, inode and device of this very file
     entries  CRC-32 | length | JSON: the number of an account, and what it is an account of
 
-All integers are little-endian. An account's entry is there before anything is spent of it, and one for its tenant before the control
-plane is asked for anything, so that the file names all there may be to account for; an entry that was torn was never used. The worker holds an exclusive flock on the file. One
-without it belongs to a worker that has died: the agent counts in the journal what it spent, tells the control plane, and removes
-the file (see settlement.py). A file that is gone is a holder whose slices count as spent, or that was closed.
+All integers are little-endian. An account's entry is there before anything is spent of it, and one for its tenant before the
+control plane is asked for anything, so that the file names all there may be to account for. A torn entry was never used. The
+worker holds an exclusive flock on the file. One without it belongs to a worker that has died: the agent counts in the journal
+what it spent, tells the control plane, and removes the file (outbox/closed_holders.py). A file that is gone is a holder that was
+closed, or whose slices count as spent.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class HolderError(SidestepError):
 
 
 class AccountPeriod(msgspec.Struct, frozen=True):
-    """What is accounted for together: one subject's use of one grant in one period of its budget. Without a grant: that the holder
-    has asked for slices of some account of the tenant."""
+    """What is accounted for together: one subject's use of one grant in one period of its budget. Without a grant: that
+    the holder has asked for slices of some account of the tenant."""
 
     tenant: str
     grant: str = ""

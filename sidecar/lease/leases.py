@@ -186,10 +186,8 @@ class Leases:
 
     def _appetite(self, account: Account, now: float) -> int:
         appetite = self._appetites.get(account)
-        if appetite is None or now - appetite.at > _APPETITE_S:
-            uses = 1
-        else:
-            uses = min(_MAX_APPETITE, 2 * appetite.uses)
+        soon = appetite is not None and now - appetite.at <= _APPETITE_S
+        uses = min(_MAX_APPETITE, 2 * appetite.uses) if appetite is not None and soon else 1
         self._appetites.pop(account, None)
         self._appetites[account] = _Appetite(uses, now)
         if len(self._appetites) > MAX_ACCOUNTS:

@@ -21,7 +21,9 @@ Currencies = Mapping[Account, str]
 
 def lease_requests(message: Message, sidecar: str, currencies: Currencies) -> Iterator[pb.LeaseRequest]:
     """A message as requests, for each tenant as many as it takes. They carry its number, and name different accounts."""
-    tenants = dict.fromkeys(each.account.tenant for each in (*message.standings, *message.asks))
+    tenants = dict.fromkeys(
+        [each.account.tenant for each in message.standings] + [each.account.tenant for each in message.asks]
+    )
     for tenant in tenants:
         standings = [
             to_standing(each, currencies.get(each.account, ""))

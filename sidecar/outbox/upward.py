@@ -22,8 +22,8 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Upward:
-    """Opens its channel with the first call. Used in the event loop's thread. `address`: host:port of the control plane. `sidecar`: as
-    in Hello. `about`: what the log calls it."""
+    """Opens its channel with the first call. Used in the event loop's thread. `address`: host:port of the control plane.
+    `sidecar`: as in Hello. `about`: what the log calls it."""
 
     def __init__(self, address: str, sidecar: str, about: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self.sidecar = sidecar

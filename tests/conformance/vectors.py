@@ -38,6 +38,7 @@ class Vector:
     journal_full: bool
     deadline_passed: bool
     only: str
+    leases: dict[str, dict[str, Any]]
     # Requests that came before, oldest first.
     before: tuple[Vector, ...] = ()
 
@@ -131,6 +132,7 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         return merge(merge(base, given.get(part, {})), case.get(part, {}))
 
     base = fixture()
+    leases = layered("leases", {})
     vector = Vector(
         id=f"{topic}::{case['name']}",
         now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
@@ -141,7 +143,9 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         min_revision=case.get("min_revision"),
         journal_full=case.get("journal_full", False),
         deadline_passed=case.get("deadline_passed", False),
-        only=case.get("runner", {}).get("only", ""),
+        # Only this process can be told what a worker holds of budgets.
+        only="engine" if leases else case.get("runner", {}).get("only", ""),
+        leases=leases,
     )
     earlier = [
         replace(vector, now=instant(past["at"], vector.now), request=merge(vector.request, past.get("request", {})))
