@@ -30,11 +30,11 @@ from sidecar.front.recorder import Recorder
 from sidecar.front.servicer import (
     DecisionServicer,
     Verdict,
-    Wait,
     parse_batch,
     parse_request,
 )
 from sidecar.front.transport import WAKE_S, Call, Transport
+from sidecar.lease.leases import Wait
 from sidecar.page import WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from sidecar.store.view import ReadView
@@ -50,7 +50,7 @@ DEADLINE_MARGIN_S: Final = 0.002
 PARK_S: Final = 0.05
 """Longest a call waits for its min_revision."""
 WAIT_S: Final = 0.03
-"""Longest a call waits for what else it cannot be decided without: the first call with its request_id."""
+"""Longest a call waits for what else it cannot be decided without: a slice of a budget, the first call with its request_id."""
 MAX_PARKED: Final = 256
 _PARK_POLL_S: Final = 0.001
 
@@ -332,8 +332,8 @@ class WorkerLoop:
             kept = self._recorder.record(
                 [item.verdict.record for item in pending], [question.record() for question in ended]
             )
+        self._servicer.recorded([item.verdict for item in pending[:kept]])
         for item in pending[:kept]:
-            self._servicer.recorded(item.verdict)
             if isinstance(item.question, BatchQuestion):
                 item.question.recorded += 1
         if not room or kept < len(pending):

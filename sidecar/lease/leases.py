@@ -32,6 +32,7 @@ _MAX_APPETITE: Final = 64
 _EAGER: Final = 4
 
 Wait = Callable[[], bool]
+"""Something a request has to wait for; tells whether that is over."""
 
 
 @dataclass(slots=True, eq=False)
