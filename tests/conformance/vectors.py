@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,8 @@ class Vector:
     journal_full: bool
     deadline_passed: bool
     only: str
-    leases: dict[str, dict[str, Any]]
+    # What is held of budgets, by grant.
+    leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Requests that came before, oldest first.
     before: tuple[Vector, ...] = ()
 
