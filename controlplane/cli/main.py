@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
@@ -39,6 +40,7 @@ for command in (
     device,
     subject,
     grant,
+    access,
     signal,
     session,
     key,
