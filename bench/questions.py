@@ -24,7 +24,7 @@ def transfer(
     return decision_pb2.EvaluateRequest(
         subject=decision_pb2.SubjectRef(id="alice"),
         action=decision_pb2.Action(name="payments.transfer"),
-        context=decision_pb2.Context(ip=CLEAN_ADDRESS, amount=decision_pb2.Amount(currency="EUR", units=units)),
+        context=decision_pb2.Context(ip=CLEAN_ADDRESS, amount=resources_pb2.Amount(currency="EUR", units=units)),
         session=decision_pb2.SessionEvidence(token=world.idp.token(user, "nist-aal2", age_s=60)),
         device=decision_pb2.DeviceEvidence(id=device, fingerprint=fingerprint),
     )

@@ -15,26 +15,33 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sidestep.v1 import admin_pb2, admin_pb2_grpc, report_pb2, report_pb2_grpc, sync_pb2
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, audit_pb2, audit_pb2_grpc, report_pb2, report_pb2_grpc, sync_pb2
 
 from controlplane.api.admin import AdminService
+from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.health import Health
+from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
 from controlplane.errors import SettingsError
+from controlplane.operators import SETTING as OPERATORS_SETTING
+from controlplane.operators import Operators
 from controlplane.retention import Retention
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from engine import logs
 from engine.errors import SidestepError
+from engine.tokenfiles import TokenFilesError
 
 _LOG = logging.getLogger(__name__)
 
 _SERVICES = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
 )
@@ -96,14 +103,27 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             ack_timeout_s=settings.ack_timeout,
             max_streams=settings.max_streams,
         )
-        status = Health(_SERVICES, {"database": changes.is_current})
-        server = _build_server(settings, store, sync, status)
+        operators = _read_operators(settings)
+        refusals = Refusals(store)
+        stack.push_async_callback(refusals.close)
+        status = Health(
+            _SERVICES,
+            {"database": changes.is_current},
+            operators.describe
+            if operators is not None
+            else lambda: {"operators": "development mode: anyone may administer"},
+        )
+        identity = IdentityInterceptor(operators, refusals)
+        server = _build_server(settings, store, sync, status, identity)
         grpc_address = _listen_grpc(server, settings)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        for work in (retention.run(), status.run()):
+        works = [retention.run(), status.run(), refusals.run()]
+        if operators is not None:
+            works.append(operators.follow())
+        for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
             yield Serving(grpc_address, http_address)
@@ -148,9 +168,24 @@ async def _serve(settings: Settings) -> None:
             loop.remove_signal_handler(number)
 
 
-def _build_server(settings: Settings, store: Store, sync: SyncService, status: Health) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_GRPC_OPTIONS)
+def _read_operators(settings: Settings) -> Operators | None:
+    if not settings.operators:
+        _LOG.warning(
+            "%s is not set: development mode, whoever reaches the admin API may do everything", OPERATORS_SETTING
+        )
+        return None
+    try:
+        return Operators(settings.operators)
+    except TokenFilesError as error:
+        raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
+
+
+def _build_server(
+    settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
     report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)

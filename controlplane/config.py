@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         "sqlite+aiosqlite:///sidestep.db", description="the database"
     )
     snapshot_dir: str = Field("", description="folder of snapshot files; empty: beside the database")
+    operators: str = Field(
+        "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
+    )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
     )

@@ -78,3 +78,18 @@ class ScopeError(SidestepError):
     def __init__(self, tenant: str) -> None:
         super().__init__(f"tenants/{tenant}: out of scope for this caller")
         self.tenant = tenant
+
+
+class RefusedError(SidestepError):
+    """A rule forbids it as things stand: a wrong transition, a missing second person. The message names the rule."""
+
+
+class UnauthenticatedError(SidestepError):
+    """No operator's token came with the call."""
+
+    def __init__(self) -> None:
+        super().__init__("an operator's token is needed: authorization: Bearer TOKEN")
+
+
+class ForbiddenError(SidestepError):
+    """The operator may not do this, or not for this tenant."""

@@ -92,8 +92,8 @@ def _callers_problem(config: Config) -> str:
     """What is wrong with the callers' file; empty: nothing. Later it may be wrong without harm, but not at the start."""
     if config.callers is None:
         return ""
+    from engine.watched import WatchedFiles
     from sidecar.callers import CallersError, read_callers
-    from sidecar.watched import WatchedFiles
 
     try:
         read_callers(str(config.callers), WatchedFiles())

@@ -15,13 +15,17 @@ from typing import Any
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.actor import Permission
+from controlplane.api.differences import difference, reason_of
 from controlplane.api.fingerprints import FingerprintHasher
+from controlplane.api.identity import admit, begin
 from controlplane.api.imports import ATTEMPTS, Import
 from controlplane.api.journals import list_anchors, list_chains
 from controlplane.api.links import check_links
 from controlplane.api.paging import page_size, read_token, write_token
-from controlplane.api.resources import Checked, Completed, check, complete, decode, public
+from controlplane.api.resources import Checked, Completed, check, complete, decode, name_of, public
 from controlplane.api.rules import get_rules, hash_subject
+from controlplane.audit import Note
 from controlplane.errors import ConflictError, NotFoundError, OverloadedError
 from controlplane.kinds import KINDS
 from controlplane.store import Head, Store, Write
@@ -46,12 +50,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def PutResource(self, request: admin_pb2.PutResourceRequest, context: Any) -> admin_pb2.PutResourceResponse:
         """Creates or replaces a record; equal content changes nothing and keeps the revision."""
+        name = name_of(request.resource)
+        if request.validate_only:
+            # Whoever may not write learns nothing from it that reading would not tell.
+            admit(Permission.READ, name.tenant)
+            note = None
+        else:
+            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason_of(request.resource))
         checked = check(request.resource)
         warnings = await self._hash_fingerprint(checked)
         async with AsyncExitStack() as stack:
             if checked.name.collection is Collection.KEYS:
                 await stack.enter_async_context(self._putting_key)
-            completed, head = await self._put(checked, validate_only=request.validate_only)
+            completed, head = await self._put(checked, note)
         return admin_pb2.PutResourceResponse(
             resource=public(checked.name.collection, completed.record),
             revision=_revision(head),
@@ -62,6 +73,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def GetResource(self, request: admin_pb2.GetResourceRequest, context: Any) -> admin_pb2.GetResourceResponse:
         """One record, without secrets. NOT_FOUND if there is none."""
         name = parse_name(request.name)
+        admit(Permission.READ, name.tenant)
         value = await self._store.get(name.tenant, name.collection, name.id)
         if value is None:
             raise NotFoundError(request.name)
@@ -72,6 +84,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListResourcesResponse:
         """A page of a collection by id, cut short of page_size where the records are large."""
         tenant = parse_parent(request.parent)
+        admit(Permission.READ, tenant)
         collection = _collection(request.collection)
         limit = page_size(request.page_size)
         after = read_token(request.page_token)
@@ -94,9 +107,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.DeleteResourceResponse:
         """Deletes a record. NOT_FOUND if there is none."""
         name = parse_name(request.name)
+        note = begin(Permission.WRITE, name.tenant, "delete", str(name))
         if await self._store.get(name.tenant, name.collection, name.id) is None:
             raise NotFoundError(request.name)
-        committed = await self._store.commit(name.tenant, [Write(name.collection, name.id, None)])
+        committed = await self._store.commit(name.tenant, [Write(name.collection, name.id, None)], audit=note)
         if not committed.changed:
             raise NotFoundError(request.name)
         return admin_pb2.DeleteResourceResponse(revision=_revision(committed.heads[_lane(name.collection)]))
@@ -131,6 +145,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def CheckPolicy(self, request: admin_pb2.CheckPolicyRequest, context: Any) -> admin_pb2.CheckPolicyResponse:
         """Every problem of a policy document, with line and column."""
         tenant = parse_parent(request.parent)
+        admit(Permission.READ, tenant)
         try:
             parsed = parse_policy(request.source)
         except PolicyError as error:
@@ -147,6 +162,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.GetRevisionsResponse:
         """Heads of a tenant's lanes; none before its first write."""
         tenant = parse_parent(request.parent)
+        admit(Permission.READ, tenant)
         heads = await self._store.heads([tenant])
         return admin_pb2.GetRevisionsResponse(
             heads=[
@@ -166,6 +182,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListSidecarsResponse:
         """A page of the sidecars connected or seen lately, by name."""
         tenant = parse_parent(request.parent) if request.parent else None
+        admit(Permission.READ, tenant)
         limit = page_size(request.page_size)
         sidecars = await self._store.sidecars(tenant, after=read_token(request.page_token), limit=limit)
         response = admin_pb2.ListSidecarsResponse(sidecars=sidecars)
@@ -177,20 +194,25 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ListJournalChainsRequest, context: Any
     ) -> admin_pb2.ListJournalChainsResponse:
         """A page of the journals' chains, by sidecar and chain."""
+        # A sidecar's journal holds the decisions of all tenants it serves.
+        admit(Permission.READ, None)
         return await list_chains(self._store, request)
 
     async def ListJournalAnchors(
         self, request: admin_pb2.ListJournalAnchorsRequest, context: Any
     ) -> admin_pb2.ListJournalAnchorsResponse:
         """A page of one chain's anchors, oldest first. NOT_FOUND if nothing was reported of it."""
+        admit(Permission.READ, None)
         return await list_anchors(self._store, request)
 
     async def GetRules(self, request: admin_pb2.GetRulesRequest, context: Any) -> admin_pb2.GetRulesResponse:
         """The rules at a revision of the urgent lane. NOT_FOUND, saying why, if they were never recorded."""
+        admit(Permission.READ, parse_parent(request.parent))
         return await get_rules(self._store, request)
 
     async def HashSubject(self, request: admin_pb2.HashSubjectRequest, context: Any) -> admin_pb2.HashSubjectResponse:
         """What stands for a subject in decisions, by each of the tenant's TENANT keys."""
+        admit(Permission.READ, parse_name(request.name).tenant)
         return await hash_subject(self._store, request)
 
     async def _hash_fingerprint(self, checked: Checked) -> list[str]:
@@ -201,20 +223,23 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         hasher = await FingerprintHasher.load(self._store, name.tenant, time.time())
         return hasher.hash(record, "device")
 
-    async def _put(self, checked: Checked, *, validate_only: bool) -> tuple[Completed, Head | None]:
-        """Reads, completes and writes one record; again, a few times, if someone else wrote it in between."""
+    async def _put(self, checked: Checked, note: Note | None) -> tuple[Completed, Head | None]:
+        """Reads, completes and writes one record; again, a few times, if someone else wrote it in between. Writes nothing
+        without a note.
+        """
         (tenant, collection, record_id), _ = checked
         key = (collection, record_id)
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(tenant, *key)
             expect = await check_links(self._store, checked)
             completed = complete(checked, stored, time.time())
-            if validate_only or not completed.changed:
+            if note is None or not completed.changed:
                 heads = {head.lane: head for head in await self._store.heads([tenant])}
                 return completed, heads.get(_lane(collection))
             try:
                 write = Write(collection, record_id, completed.value)
-                committed = await self._store.commit(tenant, [write], expect={**expect, key: stored})
+                told = note._replace(detail=difference(collection, stored, completed.record))
+                committed = await self._store.commit(tenant, [write], expect={**expect, key: stored}, audit=told)
             except ConflictError:
                 if attempt == ATTEMPTS:
                     raise

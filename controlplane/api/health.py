@@ -21,12 +21,20 @@ Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
 class Health:
-    """Answers for the whole process. `components` maps a name to whether that part is ready."""
+    """Answers for the whole process. `components` maps a name to whether that part is ready; `notes` gives what ought to be known
+    besides, and takes no readiness away.
+    """
 
-    def __init__(self, services: Iterable[str], components: Mapping[str, Callable[[], bool]]) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        components: Mapping[str, Callable[[], bool]],
+        notes: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
         self.servicer = health_aio.HealthServicer()
         self._services = tuple(services)
         self._components = components
+        self._notes = notes
         self._server: asyncio.Server | None = None
         self._connections = 0
         self._draining = False
@@ -86,11 +94,12 @@ class Health:
             return _http("200 OK", {"alive": True}, with_body=with_body)
         if path == b"/readyz":
             state = self.state()
-            return _http("200 OK" if all(state.values()) else "503 Service Unavailable", state, with_body=with_body)
+            status = "200 OK" if all(state.values()) else "503 Service Unavailable"
+            return _http(status, {**state, **self._notes()}, with_body=with_body)
         return _http("404 Not Found", {}, with_body=with_body)
 
 
-def _http(status: str, body: Mapping[str, bool], *, with_body: bool) -> bytes:
+def _http(status: str, body: Mapping[str, object], *, with_body: bool) -> bytes:
     content = json.dumps(body).encode() + b"\n"
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"

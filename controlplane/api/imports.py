@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 from sidestep.v1 import admin_pb2
 
+from controlplane.actor import Permission
 from controlplane.api.fingerprints import FingerprintHasher
+from controlplane.api.identity import begin
 from controlplane.api.links import check_links, check_twin, records
 from controlplane.api.resources import (
     Checked,
@@ -27,6 +29,7 @@ from controlplane.api.resources import (
     has_server_fields,
 )
 from controlplane.api.staging import Change, RepeatedError, Staged, Staging
+from controlplane.audit import Note
 from controlplane.errors import ConflictError, ShrinkError
 from controlplane.kinds import KINDS
 from controlplane.store import MAX_VALUE_BYTES, Head, Store, Write
@@ -48,11 +51,12 @@ class Import:
     """One import, in the order start, batches, commit. `close` it whatever happens; that discards what was staged."""
 
     def __init__(self, store: Store, start: admin_pb2.ImportStart) -> None:
-        """Raises InvalidInputError if the start message cannot be followed."""
+        """Raises InvalidInputError if the start message cannot be followed, ForbiddenError."""
         self._store = store
         self._tenant = parse_parent(start.parent, "start.parent")
         self._collection = _collection(start.collection)
         self._source = _source(self._collection, start.source)
+        self._note = begin(Permission.WRITE, self._tenant, "import", _subject_of(start, self._collection))
         self._replace = start.replace
         self._force = start.force
         self._received = 0
@@ -190,7 +194,7 @@ class Import:
         """Writes one batch. `fresh`: what is marked as added was not there just now, so it need not be read."""
         if not has_server_fields(self._collection):
             writes = [Write(self._collection, change.id, change.value) for change in batch]
-            await self._store.commit(self._tenant, writes)
+            await self._store.commit(self._tenant, writes, audit=self._tell(len(writes), "written"))
             self._count(batch)
             return
         writes, written = [], []
@@ -208,8 +212,13 @@ class Import:
                 writes.append(Write(self._collection, change.id, completed.value))
                 written.append(change._replace(added=stored is None))
         if writes:
-            await self._store.commit(self._tenant, writes, expect=expect)
+            await self._store.commit(self._tenant, writes, expect=expect, audit=self._tell(len(writes), "written"))
             self._count(written)
+
+    def _tell(self, records: int, what: str) -> Note:
+        """The note of one of its commits: an import is not one transaction, so each is entered with what it did."""
+        whose = f" of source {self._source}" if self._source else ""
+        return self._note._replace(detail=f"{records} records{whose} {what}")
 
     def _count(self, written: Sequence[Change]) -> None:
         added = sum(change.added for change in written)
@@ -219,9 +228,8 @@ class Import:
     async def _write_removed(self) -> None:
         gone = self._staging.removed()
         while ids := await _in_thread(lambda: list(islice(gone, _COMMIT_RECORDS))):
-            committed = await self._store.commit(
-                self._tenant, [Write(self._collection, gone_id, None) for gone_id in ids]
-            )
+            gone_records = [Write(self._collection, gone_id, None) for gone_id in ids]
+            committed = await self._store.commit(self._tenant, gone_records, audit=self._tell(len(ids), "removed"))
             self._removed += committed.changed
 
     async def _head(self) -> Head | None:
@@ -259,6 +267,10 @@ def _collection(number: int) -> Collection:
     if collection in _NOT_IMPORTED:
         raise InvalidInputError("start.collection", f"{SEGMENTS[collection]} are put one by one")
     return collection
+
+
+def _subject_of(start: admin_pb2.ImportStart, collection: Collection) -> str:
+    return f"{start.parent}/{SEGMENTS[collection]}"
 
 
 def _source(collection: Collection, source: str) -> str:

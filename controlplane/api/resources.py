@@ -48,17 +48,25 @@ class Completed(NamedTuple):
 
 def check(resource: pb.Resource, field: str = "resource") -> Checked:
     """Takes a record out of its envelope and validates it on its own. Raises InvalidInputError."""
+    name = name_of(resource, field)
+    kind = KINDS[name.collection].field
+    prefix = kind if field == "resource" else f"{field}.{kind}"
+    record = getattr(resource, kind)
+    _refuse_unknown_fields(record, prefix)
+    validation.check(record, name, prefix)
+    return Checked(name, record)
+
+
+def name_of(resource: pb.Resource, field: str = "resource") -> Name:
+    """The name of the record in an envelope. Raises InvalidInputError."""
     kind = resource.WhichOneof("resource")
     if kind is None:
         raise InvalidInputError(field, "must hold one record of a kind this control plane knows")
     prefix = kind if field == "resource" else f"{field}.{kind}"
-    record = getattr(resource, kind)
-    _refuse_unknown_fields(record, prefix)
-    name = parse_name(record.name, f"{prefix}.name")
+    name = parse_name(getattr(resource, kind).name, f"{prefix}.name")
     if name.collection is not _COLLECTIONS[kind]:
         raise InvalidInputError(f"{prefix}.name", f"a {kind} belongs into {SEGMENTS[_COLLECTIONS[kind]]}")
-    validation.check(record, name, prefix)
-    return Checked(name, record)
+    return name
 
 
 def complete(checked: Checked, stored: bytes | None, now: float, field: str = "") -> Completed:

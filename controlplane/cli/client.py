@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import grpc
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, report_pb2, report_pb2_grpc
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.cli.credentials import authorization
 from controlplane.cli.failures import NOT_FOUND, Failure, from_rpc
 from controlplane.kinds import KINDS
 from engine.errors import InvalidInputError
@@ -34,6 +35,8 @@ class Client:
         self.tenant_option: str | None = None
         self.output = "table"
         self.deadline_s = DEFAULT_DEADLINE_S
+        self.operator_token_file: str | None = None
+        self.actor: str | None = None
         self._channel: grpc.Channel | None = None
 
     def close(self) -> None:
@@ -130,13 +133,38 @@ class Client:
             raise from_rpc(error, self.server) from None
         return response
 
-    def call(self, method: str, request: Any, *, deadline_s: float | None = None) -> Any:
-        """Calls AdminService."""
-        stub = admin_pb2_grpc.AdminServiceStub(self._open())  # type: ignore[no-untyped-call]
+    def call(
+        self,
+        method: str,
+        request: Any,
+        *,
+        deadline_s: float | None = None,
+        service: Callable[[grpc.Channel], Any] = admin_pb2_grpc.AdminServiceStub,
+    ) -> Any:
+        """Calls AdminService, or another service of operators by its stub."""
         try:
-            return getattr(stub, method)(request, timeout=deadline_s or self.deadline_s)
+            return getattr(service(self._open()), method)(
+                request, timeout=deadline_s or self.deadline_s, metadata=self._metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error, self.server) from None
+
+    def stream(self, method: str, request: Any, *, service: Callable[[grpc.Channel], Any]) -> Iterator[Any]:
+        """Calls a method that answers with many messages; waits for the last one as long as an import may take."""
+        deadline_s = max(self.deadline_s, IMPORT_DEADLINE_S)
+        try:
+            yield from getattr(service(self._open()), method)(request, timeout=deadline_s, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.server) from None
+
+    def _metadata(self) -> Sequence[tuple[str, str]]:
+        """Who calls: by token, or in development mode by name."""
+        metadata = [("x-sidestep-actor", self.actor)] if self.actor else []
+        if self.operator_token_file is not None:
+            # Read for each call: a long import may outlive a token.
+            with open(self.operator_token_file, encoding="utf-8") as file:
+                metadata.append(authorization(file, "--operator-token-file", self.server, "--server"))
+        return metadata
 
     def _open(self) -> grpc.Channel:
         if self._channel is None:

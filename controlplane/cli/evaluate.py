@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
+from collections.abc import Sequence
 from typing import TextIO
 
 import click
@@ -12,6 +11,7 @@ from sidestep.v1 import decision_pb2, decision_pb2_grpc
 
 from controlplane.cli import manifests
 from controlplane.cli.client import Client, open_channel
+from controlplane.cli.credentials import authorization
 from controlplane.cli.decision import show_decision
 from controlplane.cli.failures import DENY, REFUSED, STEP_UP, Failure, from_rpc
 from controlplane.cli.output import as_dict, print_data
@@ -19,7 +19,6 @@ from controlplane.cli.program import Leaf, pass_client
 from controlplane.cli.values import label
 
 DEFAULT_ADDRESS = "127.0.0.1:9191"
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _EXIT_CODES = {
     decision_pb2.OUTCOME_ALLOW: 0,
     decision_pb2.OUTCOME_STEP_UP: STEP_UP,
@@ -53,7 +52,7 @@ def evaluate(client: Client, file: TextIO, explain: bool, address: str, token_fi
     manifests.fill(request, tree.value, tree, (), documents[0])
     request.tenant = request.tenant or client.tenant_option or ""
     request.explain = request.explain or explain
-    metadata = _authorization(token_file, address) if token_file is not None else ()
+    metadata = () if token_file is None else (authorization(token_file, "--token-file", address, "--address"),)
     response = _ask(client, address, request, metadata)
     if client.output == "table":
         show_decision(response)
@@ -64,31 +63,8 @@ def evaluate(client: Client, file: TextIO, explain: bool, address: str, token_fi
     return _EXIT_CODES.get(response.outcome, REFUSED)
 
 
-def _authorization(token_file: TextIO, address: str) -> tuple[tuple[str, str], ...]:
-    """The caller's token as metadata. Raises Failure, which does not repeat the token."""
-    if not _is_local(address):
-        raise Failure(f"--address: {address} is not on this machine, and nothing would hide the token on the way")
-    try:
-        token = token_file.readline(65536).strip()
-    except UnicodeDecodeError:
-        token = ""
-    if not _TOKEN.fullmatch(token):
-        raise Failure(f"--token-file: {label(token_file)}: the first line is no token (printable ASCII without spaces)")
-    return (("authorization", f"Bearer {token}"),)
-
-
-def _is_local(address: str) -> bool:
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if address.startswith("unix:") or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _ask(
-    client: Client, address: str, request: decision_pb2.EvaluateRequest, metadata: tuple[tuple[str, str], ...]
+    client: Client, address: str, request: decision_pb2.EvaluateRequest, metadata: Sequence[tuple[str, str]]
 ) -> decision_pb2.EvaluateResponse:
     with open_channel(address) as channel:
         stub = decision_pb2_grpc.DecisionServiceStub(channel)  # type: ignore[no-untyped-call]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from controlplane.cli.apply import apply
-from controlplane.cli.audit import audit
+from controlplane.cli.audit import audit as audit_sidecars
+from controlplane.cli.auditlog import audit
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -43,13 +44,14 @@ for command in (
     posture,
     sidecar,
     revisions,
+    audit,
     apply,
     evaluate,
     decisions,
     journal,
 ):
     cli.add_command(command)
-sidecar.add_command(audit)
+sidecar.add_command(audit_sidecars)
 policy.add_command(test_policy)
 policy.add_command(explain_policy)
 

@@ -47,6 +47,20 @@ def _shared_options(*, root: bool) -> list[click.Parameter]:
             help="How to print.  [default: table]",
         ),
         option(
+            "--operator-token-file",
+            attribute="operator_token_file",
+            env="SIDESTEP_OPERATOR_TOKEN_FILE",
+            metavar="PATH",
+            help="File with your token as an operator.",
+        ),
+        option(
+            "--actor",
+            attribute="actor",
+            env="SIDESTEP_ACTOR",
+            metavar="NAME",
+            help="Your name, for a control plane in development mode.",
+        ),
+        option(
             "--deadline",
             attribute="deadline_s",
             type=DURATION,

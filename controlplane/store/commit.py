@@ -1,4 +1,4 @@
-"""One commit: records, change rows, heads and the history of the rules, written in the transaction it is given."""
+"""One commit: records, change rows, heads, history of the rules and audit entry, written in the transaction it is given."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sidestep.v1 import resources_pb2, sync_pb2
+from sidestep.v1 import audit_pb2, resources_pb2, sync_pb2
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controlplane.audit import Note, record_digest
 from controlplane.errors import ConflictError
+from controlplane.store.audit import Result, append_entry
 from controlplane.store.dialect import upsert
 from controlplane.store.model import Committed, Head
 from controlplane.store.rules import record_rules
@@ -46,9 +48,11 @@ _ADVANCE_HEAD = (
 )
 
 
-async def write_commit(conn: AsyncConnection, tenant: str, wanted: Values, expect: Values, now: float) -> Committed:
+async def write_commit(
+    conn: AsyncConnection, tenant: str, wanted: Values, expect: Values, now: float, audit: Note | None = None
+) -> Committed:
     """Writes what differs, with one change row and one revision per lane touched, and the history of the rules. The heads are
-    locked last.
+    locked after all records. If anything differs, `audit` becomes an entry of the audit log.
 
     Raises ConflictError if a record does not hold what `expect` says. The caller commits, or rolls back on any error.
     """
@@ -65,6 +69,17 @@ async def write_commit(conn: AsyncConnection, tenant: str, wanted: Values, expec
             heads[lane] = await _advance(conn, head, of_lane, before, now)
             if lane is Lane.URGENT:
                 await record_rules(conn, tenant, heads[lane].revision, of_lane)
+    if audit is not None and changes:
+        touched = max(
+            (heads[lane] for lane in {lane_of(key[0]) for key in changes} if lane), key=lambda head: head.lane
+        )
+        result = Result(
+            audit_pb2.AUDIT_OUTCOME_DONE,
+            before_digest=record_digest({key: before.get(key) for key in changes}),
+            after_digest=record_digest(changes),
+            revision=(touched.epoch, touched.revision),
+        )
+        await append_entry(conn, tenant, audit, result, now)
     return Committed(len(changes), heads)
 
 

@@ -13,8 +13,10 @@ from sidestep.v1 import admin_pb2
 from sqlalchemy import ColumnElement, Row, and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from controlplane.audit import Note
 from controlplane.errors import CompactedError, NotFoundError
-from controlplane.store.commit import write_commit
+from controlplane.store.audit import AuditTable
+from controlplane.store.commit import Values, write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
@@ -53,6 +55,7 @@ class Store:
         self._watchers: list[Callable[[Iterable[Head]], None]] = []
         self._sidecars = SidecarTable(engine)
         self.journals = JournalTable(engine, self._writing)
+        self.audit = AuditTable(engine, self._writing)
 
     @classmethod
     async def open(cls, url: str) -> Store:
@@ -132,16 +135,18 @@ class Store:
         writes: Sequence[Write],
         *,
         expect: Mapping[tuple[int, str], bytes | None] | None = None,
+        audit: Note | None = None,
     ) -> Committed:
         """Writes at most 1,000 records (3 MiB) in one transaction, with one new revision per lane that changes.
 
         Writes that change nothing are dropped; of two writes to one record the later counts. `expect` maps
         (collection, id) to the bytes a record must hold now, None for "no such record": ConflictError otherwise.
+        `audit` becomes an entry of the audit log in the same transaction, unless nothing changes.
         A tenant comes into being with its first commit. Durable when it returns; a cancelled caller does not interrupt
         it. Raises InvalidInputError beyond a limit or for a collection of no lane.
         """
         wanted = check_writes(tenant, writes)
-        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {})))
+        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {}), audit))
 
     # Heads and the change log
 
@@ -260,11 +265,9 @@ class Store:
 
     # Transactions
 
-    async def _commit(
-        self, tenant: str, wanted: dict[tuple[int, str], bytes | None], expect: dict[tuple[int, str], bytes | None]
-    ) -> Committed:
+    async def _commit(self, tenant: str, wanted: Values, expect: Values, audit: Note | None) -> Committed:
         async with self._writing, self._transaction() as conn:
-            committed = await write_commit(conn, tenant, wanted, expect, time.time())
+            committed = await write_commit(conn, tenant, wanted, expect, time.time(), audit)
         if committed.changed:
             for on_commit in self._watchers:
                 on_commit(committed.heads.values())

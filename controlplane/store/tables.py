@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
-# 2: journal chains and anchors, history of the rules.
-SCHEMA_VERSION = 2
+# 2: journal chains and anchors, history of the rules. 3: the audit log and what else governs exemptions.
+SCHEMA_VERSION = 3
 
 METADATA = MetaData()
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from engine.names import check_action
-from sidecar.callers import MAX_TOKEN_BYTES, Caller, Callers, CallersError, read_callers
+from engine.tokenfiles import bearer_hash
+from engine.watched import WatchedFiles
+from sidecar.callers import Caller, Callers, CallersError, read_callers
 from sidecar.front.errors import CallersUnreadError, ForbiddenError, UnauthenticatedError
 from sidecar.front.transport import Call
 from sidecar.page import WorkerSlot, WorkerWord
-from sidecar.watched import WatchedFiles
 
 _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked whether a file has changed."""
 _LOG_EVERY_S: Final = 1.0
-_SCHEME: Final = "bearer "
-_SCHEME_LENGTH: Final = len(_SCHEME)
-_MAX_HEADER: Final = _SCHEME_LENGTH + MAX_TOKEN_BYTES
 
 
 class Admission:
@@ -54,12 +51,8 @@ class Admission:
         callers = self._callers
         if callers is None:
             raise CallersUnreadError("the sidecar's callers cannot be read")
-        value = call.metadata_value("authorization")
-        # RFC 6750 section 2.1; the scheme's case does not matter (RFC 9110 section 11.1).
-        if value[:_SCHEME_LENGTH].lower() == _SCHEME and len(value) <= _MAX_HEADER and value.isascii():
-            caller = callers.by_hash.get(sha256(value[_SCHEME_LENGTH:].encode()).digest())
-        else:
-            caller = None
+        token = bearer_hash(call.metadata_value("authorization"))
+        caller = None if token is None else callers.by_hash.get(token)
         if caller is None:
             self._note("without the token of a caller")
             raise UnauthenticatedError

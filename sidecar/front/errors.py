@@ -23,6 +23,13 @@ class UnrecordedError(SidestepError):
     """The decision could not be recorded, and in strict mode what is not recorded is not answered."""
 
 
+class UnderWayError(SidestepError):
+    """Another call with the same request_id is being decided and did not end in time. Trying again with it is safe."""
+
+    def __init__(self) -> None:
+        super().__init__("another request with this request_id is being decided")
+
+
 class UnauthenticatedError(SidestepError):
     """The call does not show the token of a caller. What is wrong with what it shows, a guesser need not know."""
 
@@ -54,6 +61,7 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnreadableError, StatusCode.UNAVAILABLE),
     (JournalError, StatusCode.UNAVAILABLE),
     (UnrecordedError, StatusCode.UNAVAILABLE),
+    (UnderWayError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 

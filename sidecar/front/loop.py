@@ -8,9 +8,7 @@ the journal.
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections import deque
 from contextlib import ExitStack
 from typing import Final
@@ -22,18 +20,24 @@ from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
-from sidecar.front.errors import TooLargeError, UnrecordedError, status_of
+from sidecar.front.errors import TooLargeError, UnrecordedError
+from sidecar.front.faults import Faults
 from sidecar.front.health import HEALTH_SERVICE, Health, Watchers
 from sidecar.front.question import BatchQuestion, Pending, Question
 from sidecar.front.recorder import Recorder
-from sidecar.front.servicer import MAX_ENTRIES, SERVICE, DecisionServicer, parse_batch, parse_request
-from sidecar.front.traceparent import trace_fields
-from sidecar.front.transport import WAKE_S, Call, Method, StatusCode, Transport
+from sidecar.front.servicer import (
+    MAX_ENTRIES,
+    SERVICE,
+    DecisionServicer,
+    Verdict,
+    Wait,
+    parse_batch,
+    parse_request,
+)
+from sidecar.front.transport import WAKE_S, Call, Method, Transport
 from sidecar.page import WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from sidecar.store.view import ReadView
-
-_log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 64
 """Calls taken into work at once."""
@@ -45,9 +49,10 @@ DEADLINE_MARGIN_S: Final = 0.002
 """Time a caller must have left for its request to be looked into."""
 PARK_S: Final = 0.05
 """Longest a call waits for its min_revision."""
+WAIT_S: Final = 0.03
+"""Longest a call waits for what else it cannot be decided without: the first call with its request_id."""
 MAX_PARKED: Final = 256
 _PARK_POLL_S: Final = 0.001
-_LOG_EVERY_S: Final = 1.0
 _BATCH_BYTES: Final = 4 << 20
 _HEALTH_BYTES: Final = 1024
 
@@ -103,7 +108,7 @@ class WorkerLoop:
         self._ended_batches: list[BatchQuestion] = []
         # When to look at the parked ones again.
         self._look_at = 0.0
-        self._log_at = 0.0
+        self._faults = Faults(slot)
         self.ticked_at = time.monotonic()
         """When the loop last came round (time.monotonic()); it does at least every quarter of a second."""
 
@@ -122,6 +127,7 @@ class WorkerLoop:
                 calls = []
                 for question in self._parked:
                     question.parked_out = True
+                    question.wait_until = 0.001  # long ago
             for call in calls:
                 self._accept(call)
             if self._work or self._parked:
@@ -185,14 +191,10 @@ class WorkerLoop:
             self._commit(pending, room)
 
     def _fail_all(self, error: Exception) -> None:
-        code, message = status_of(error)
-        if code is StatusCode.INTERNAL:
-            self._complain(error)
         for question in (*self._work, *self._parked):
             question.failed = True
             self._end(question)
-            self._slot.count_error(code.name.lower())
-            self._transport.fail(question.call, code, message)
+            self._transport.fail(question.call, *self._faults.status(error))
         self._work.clear()
         self._parked.clear()
 
@@ -227,12 +229,14 @@ class WorkerLoop:
         """Decides the question, or a slice of it, or lets it wait."""
         if question.call.cancelled:
             self._end(question)
-        elif question.conditional and self._park(question, view):
+        elif (question.wait is not None and self._waits(question, question.wait)) or (
+            question.conditional and self._park(question, view)
+        ):
             self._parked.append(question)
         elif isinstance(question, BatchQuestion):
             self._decide_slice(question, view, now, room, pending)
-        else:
-            self._decide_one(question, 0, view, now, room, pending)
+        elif not self._decide_one(question, 0, view, now, room, pending):
+            self._parked.append(question)
 
     def _park(self, question: Question, view: ReadView) -> bool:
         """Whether the call is to wait for its min_revision."""
@@ -251,6 +255,18 @@ class WorkerLoop:
         question.parked_out = True
         return False
 
+    def _waits(self, question: Question, wait: Wait) -> bool:
+        """Whether the call has to wait (on)."""
+        now = time.monotonic()
+        if not question.wait_until:
+            if len(self._parked) >= MAX_PARKED:
+                question.wait_until = now
+            else:
+                question.wait_until = min(now + WAIT_S, question.call.deadline - 2 * DEADLINE_MARGIN_S)
+                self._slot.add(WorkerWord.PARKED)
+        question.wait = wait if now < question.wait_until and not wait() else None
+        return question.wait is not None
+
     def _decide_slice(
         self, question: BatchQuestion, view: ReadView, now: float, room: bool, pending: list[Pending]
     ) -> None:
@@ -260,7 +276,10 @@ class WorkerLoop:
             question.view = question.held.enter_context(self._reader.view())
         end = min(question.done + SLICE, len(question.requests))
         for index in range(question.done, end):
-            self._decide_one(question, index, question.view, now, room, pending)
+            if not self._decide_one(question, index, question.view, now, room, pending):
+                question.done = index
+                self._parked.append(question)
+                return
         question.done = end
         if end < len(question.requests):
             self._work.append(question)
@@ -269,7 +288,8 @@ class WorkerLoop:
 
     def _decide_one(
         self, question: Question, index: int, view: ReadView, now: float, room: bool, pending: list[Pending]
-    ) -> None:
+    ) -> bool:
+        """Decides one request. False: it has to wait."""
         request, caller = question.requests[index], question.caller
         batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
@@ -283,24 +303,36 @@ class WorkerLoop:
                 )
             else:
                 behind = question.parked_out and not self._servicer.min_revision_reached(request, view)
-                verdict = self._servicer.evaluate(
-                    request,
-                    question.traceparent,
-                    view,
-                    now,
-                    caller=caller,
-                    batch=batch,
-                    journal_full=not room,
-                    behind=behind,
-                )
+                while True:
+                    found = self._servicer.evaluate(
+                        request,
+                        question.traceparent,
+                        view,
+                        now,
+                        caller=caller,
+                        batch=batch,
+                        journal_full=not room,
+                        behind=behind,
+                        patient=not question.wait_until or time.monotonic() < question.wait_until,
+                    )
+                    if isinstance(found, Verdict):
+                        verdict = found
+                        break
+                    if self._waits(question, found):
+                        return False
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails
         except Exception as error:
             self._reject(question, index, error)
         else:
-            pending.append(Pending(question, index, verdict))
             if isinstance(question, BatchQuestion):
                 question.decided += 1
+                question.recorded += verdict.repeated
+            if verdict.repeated:
+                self._resolve(question, index, verdict.answer)
+            else:
+                pending.append(Pending(question, index, verdict))
+        return True
 
     def _commit(self, pending: list[Pending], room: bool) -> None:
         """Appends all records in one write, then answers."""
@@ -311,6 +343,7 @@ class WorkerLoop:
                 [item.verdict.record for item in pending], [question.record() for question in ended]
             )
         for item in pending[:kept]:
+            self._servicer.recorded(item.verdict)
             if isinstance(item.question, BatchQuestion):
                 item.question.recorded += 1
         if not room or kept < len(pending):
@@ -328,6 +361,7 @@ class WorkerLoop:
         """Of verdicts that could not be recorded, those to be answered all the same."""
         left = []
         for item in pending:
+            self._servicer.unrecorded(item.verdict)
             if not item.question.failed and self._take_back(item):
                 left.append(item)
             elif isinstance(item.question, BatchQuestion):
@@ -357,8 +391,7 @@ class WorkerLoop:
     def _reject(self, question: Question, index: int, error: BaseException) -> None:
         """An error in the place of one request's answer."""
         if isinstance(question, BatchQuestion):
-            code, message = self._status(error, question.call)
-            self._place(question, index, batch_error(code, message))
+            self._place(question, index, batch_error(*self._faults.status(error, question.call)))
         else:
             self._fail(question.call, error)
 
@@ -369,28 +402,7 @@ class WorkerLoop:
             self._transport.answer(question.call, b"".join(question.results))
 
     def _fail(self, call: Call, error: BaseException) -> None:
-        code, message = self._status(error, call)
-        self._transport.fail(call, code, message)
-
-    def _status(self, error: BaseException, call: Call) -> tuple[StatusCode, str]:
-        """What to tell the caller, once it has been counted."""
-        code, message = status_of(error)
-        if code is StatusCode.INTERNAL:
-            self._complain(error, call)
-        self._slot.count_error(code.name.lower())
-        return code, message
-
-    def _complain(self, error: BaseException, call: Call | None = None) -> None:
-        """Logs a fault of ours, at most once a second, by its kind and place: messages may hold personal data."""
-        now = time.monotonic()
-        if now < self._log_at:
-            return
-        self._log_at = now + _LOG_EVERY_S
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-        # Which call it was, the caller's trace tells.
-        trace = {} if call is None else trace_fields(call.metadata_value("traceparent"))
-        _log.error("a call failed: %s at %s", type(error).__name__, place, extra=trace)
+        self._transport.fail(call, *self._faults.status(error, call))
 
 
 def _question(call: Call, caller: Caller | None) -> Question:

@@ -9,7 +9,7 @@ import msgspec
 from sidestep.v1 import decision_pb2
 
 from sidecar.callers import Caller
-from sidecar.front.servicer import Verdict
+from sidecar.front.servicer import Verdict, Wait
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.front.transport import Call
 from sidecar.journal.record import BatchRecord
@@ -26,6 +26,9 @@ class Question(msgspec.Struct, eq=False):
     conditional: bool
     park_until: float = 0.0
     parked_out: bool = False
+    # What it waits for to be decided, and until when at most (monotonic; 0: it has not had to wait).
+    wait: Wait | None = None
+    wait_until: float = 0.0
     # How many requests have been looked into.
     done: int = 0
     # The call was failed while some of its requests were still on their way.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -19,6 +20,8 @@ from sidecar.clock import Clock
 from sidecar.front.answer import Answers
 from sidecar.front.decision_id import DecisionIds
 from sidecar.front.disclosure import Disclosure
+from sidecar.front.errors import UnderWayError
+from sidecar.front.repeats import Kept, Repeats, content_of, repeat_key, same
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
 from sidecar.journal.record import Record, encode_record
@@ -27,6 +30,9 @@ from sidecar.store.view import ReadView
 SERVICE: Final = "sidestep.v1.DecisionService"
 MAX_ENTRIES: Final = 100
 """Requests in one EvaluateBatch."""
+
+Wait = Callable[[], bool]
+"""Something a request has to wait for; tells whether that is over."""
 
 
 class Verdict(msgspec.Struct, eq=False, gc=False):
@@ -42,22 +48,33 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
     duration_s: float
     record: bytes
     answer: bytes
+    # What is remembered for repeats of the request, if it has an id.
+    kept: Kept | None = None
+    # The answer is an earlier one's, whose record is in the journal; there is none to be written.
+    repeated: bool = False
 
 
 class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
-    person.
+    person. `repeats`: shared by the loops of a worker.
     """
 
     def __init__(
-        self, config: GatherConfig, clock: Clock, *, diagnose: bool, disclosure: Disclosure | None = None
+        self,
+        config: GatherConfig,
+        clock: Clock,
+        *,
+        diagnose: bool,
+        disclosure: Disclosure | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self._gatherer = Gatherer(config)
         self._clock = clock
         self._diagnose = diagnose
         self._disclosure = disclosure or Disclosure()
+        self.repeats = Repeats() if repeats is None else repeats
         self._ids = DecisionIds()
         self._answers = Answers()
 
@@ -72,14 +89,59 @@ class DecisionServicer:
         batch: bytes = b"",
         journal_full: bool = False,
         behind: bool = False,
-    ) -> Verdict:
-        """Decides one request at `now`. `caller`: None if callers are not identified. Raises as `Gatherer.gather`."""
+        patient: bool = False,
+    ) -> Verdict | Wait:
+        """Decides one request at `now`. `caller`: None if callers are not identified. `patient`: it can wait, and what it has to
+        wait for is returned if there is such a thing; not patient, it gets a verdict. Raises as `Gatherer.gather`, and
+        UnderWayError if another with its request_id must be waited for."""
         begun = time.perf_counter()
         gathered = self._gatherer.gather(
             request, view, now, clock=self._clock, journal_full=journal_full, behind=behind
         )
+        if request.request_id:
+            return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
         decision = decide(gathered.facts, gathered.rules)
         return self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
+
+    def _evaluate_once(
+        self,
+        request: decision_pb2.EvaluateRequest,
+        traceparent: str,
+        caller: Caller | None,
+        batch: bytes,
+        gathered: Gathered,
+        begun: float,
+        patient: bool,
+    ) -> Verdict | Wait:
+        """Decides a request that may be a repeat: then it gets the first one's answer, if it would be decided the same."""
+        who = "" if caller is None else caller.name
+        key = repeat_key(who, gathered.facts.tenant, request.subject.id, request.request_id)
+        content = content_of(request)
+        first = self.repeats.find(key, content, time.monotonic())
+        if first is not None and first.answer is None:
+            return _patiently(first, patient)
+        decision = decide(gathered.facts, gathered.rules)
+        if first is not None and first.answer is not None and same(first.decision, decision):
+            duration_s = time.perf_counter() - begun
+            return Verdict(
+                request, traceparent, caller, batch, gathered, decision, duration_s, b"", first.answer, repeated=True
+            )
+        verdict = self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
+        verdict.kept = self.repeats.begin(key, content, decision, time.monotonic())
+        if verdict.kept is None:
+            other = self.repeats.find(key, content, time.monotonic())
+            return (lambda: True) if other is None else _patiently(other, patient)
+        return verdict
+
+    def recorded(self, verdict: Verdict) -> None:
+        """Its record is in the journal, and it is about to be answered."""
+        if verdict.kept is not None:
+            verdict.kept.answer = verdict.answer
+
+    def unrecorded(self, verdict: Verdict) -> None:
+        """It has no record in the journal; it is answered otherwise, or not at all."""
+        if verdict.kept is not None:
+            self.repeats.drop(verdict.kept)
 
     def give_up(
         self,
@@ -171,6 +233,12 @@ class DecisionServicer:
             encode_record(record),
             self._answers.encode(decision_id, facts, rules, decision, explanation),
         )
+
+
+def _patiently(first: Kept, patient: bool) -> Wait:
+    if not patient:
+        raise UnderWayError
+    return first.settled
 
 
 def parse_request(payload: bytes) -> decision_pb2.EvaluateRequest:

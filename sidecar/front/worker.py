@@ -20,6 +20,7 @@ from sidecar.front.health import HEALTH_SERVICE, Health
 from sidecar.front.loop import WorkerLoop, methods
 from sidecar.front.native import NativeTransport
 from sidecar.front.recorder import Recorder
+from sidecar.front.repeats import Repeats
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
@@ -98,6 +99,7 @@ class _Worker:
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
         self._recorder = Recorder(journal, page, clock)
         self._admission = Admission(config.callers, page) if config.callers is not None else None
+        repeats = Repeats()
         self._loops = [
             WorkerLoop(
                 transport,
@@ -106,6 +108,7 @@ class _Worker:
                     clock,
                     diagnose=config.diagnose,
                     disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
+                    repeats=repeats,
                 ),
                 self._reader,
                 self._recorder,

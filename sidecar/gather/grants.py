@@ -28,7 +28,12 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
     if record.ByteSize() != size:
         return None
     scope = record.WhichOneof("scope")
-    if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):
+    if (
+        record.HasField("budget")
+        or scope is None
+        or not record.HasField("ceiling")
+        or not record.ceiling.HasField("max_age")
+    ):
         return None
     max_age = record.ceiling.max_age
     return Grant(

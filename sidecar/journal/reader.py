@@ -75,8 +75,8 @@ class SegmentReader:
     def read(self, max_records: int) -> list[Entry]:
         """The next whole records, at most so many; none at the end, or before a record that is still being written.
 
-        A damaged record with a sound one behind it is skipped. Damage without a sound record behind is a torn tail:
-        reading stops there.
+        Damaged records with a sound one behind them are skipped, as far as their lengths lead to it. Damage without a sound
+        record behind is a torn tail: reading stops there.
         """
         entries = self._parse(os.pread(self._fd, _CHUNK_BYTES, self.position.offset), max_records)
         if not entries and self.rest() > _CHUNK_BYTES:
@@ -128,10 +128,10 @@ class SegmentReader:
         while len(entries) < max_records:
             found = _sound(data, at)
             if found is None:
-                behind = _end(data, at)
-                if behind is None or _sound(data, behind) is None:
+                damaged = _damaged(data, at)
+                if damaged is None:
                     break
-                at, skipped = behind, skipped + 1
+                at, skipped = damaged[0], skipped + damaged[1]
                 continue
             at, chain_hash, payload = found
             sequence = self.position.sequence + skipped
@@ -156,6 +156,16 @@ def _end(data: bytes, at: int) -> int | None:
     (length,) = _LENGTH.unpack_from(data, at)
     end = at + FRAME.size + int(length)
     return end if 0 < length <= MAX_RECORD_BYTES and end <= len(data) else None
+
+
+def _damaged(data: bytes, at: int) -> tuple[int, int] | None:
+    """Of damaged frames from `at` on: where the first sound one behind them is, and how many they are; None if there is none."""
+    count = 0
+    while (behind := _end(data, at)) is not None:
+        at, count = behind, count + 1
+        if _sound(data, at) is not None:
+            return at, count
+    return None
 
 
 def _sound(data: bytes, at: int) -> tuple[int, bytes, bytes] | None:

@@ -7,6 +7,8 @@ from typing import Final
 
 MIN_S: Final = 0.05
 MAX_S: Final = 15.0
+LONGEST_ASKED_S: Final = 60.0
+"""What a server may ask for. More would let one wrong message make the data stale."""
 
 
 class Backoff:
@@ -21,10 +23,10 @@ class Backoff:
         self._bound_s = first_s
 
     def next_s(self, retry_after_s: float | None = None) -> float:
-        """Seconds to wait now; never less than the server asked for."""
+        """Seconds to wait now; never less than the server asked for, up to `LONGEST_ASKED_S`."""
         wait_s = random.uniform(0.0, self._bound_s)  # noqa: S311 - spreads load, keeps no secret
         self._bound_s = min(self._limit_s, 2 * self._bound_s)
-        return wait_s if retry_after_s is None else retry_after_s + wait_s
+        return wait_s if retry_after_s is None else min(max(0.0, retry_after_s), LONGEST_ASKED_S) + wait_s
 
     def reset(self) -> None:
         """Starts over, after an attempt that lasted."""

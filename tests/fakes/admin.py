@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import admin_pb2_grpc, report_pb2_grpc
+from sidestep.v1 import admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc
 
 from controlplane.api.admin import AdminService
+from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.operators import Operators
 from controlplane.store import Store
 
 T = TypeVar("T")
@@ -24,15 +28,18 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub` and `server.reports` are blocking stubs.
+    `server.stub`, `server.audit` and `server.reports` are blocking stubs. `operators`: path of an operators' file; without it,
+    development mode.
     """
 
     store: Store
     address: str
     stub: Any
+    audit: Any
     reports: Any
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, operators: str = "") -> None:
+        self._operators_path = operators
         self._url = f"sqlite+aiosqlite:///{folder}/admin.db"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -42,6 +49,7 @@ class AdminServer:
         self.run(self._start())
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
 
@@ -67,10 +75,14 @@ class AdminServer:
 
     async def _start(self) -> None:
         self.store = await Store.open(self._url)
+        self.operators = Operators(self._operators_path) if self._operators_path else None
+        self.refusals = Refusals(self.store)
         await self._serve("127.0.0.1:0")
 
     async def _serve(self, listen: str) -> None:
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=(("grpc.so_reuseport", 0),))
+        interceptors = [ErrorInterceptor(), IdentityInterceptor(self.operators, self.refusals)]
+        self._server = grpc.aio.server(interceptors=interceptors, options=(("grpc.so_reuseport", 0),))
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
@@ -78,4 +90,5 @@ class AdminServer:
 
     async def _stop(self) -> None:
         await self._server.stop(0)
+        await self.refusals.close()
         await self.store.close()

@@ -29,6 +29,7 @@ from engine.digest import EMPTY, Digest
 
 PROGRAM = Path(sys.executable).with_name("sidestep-controlplane")
 WITHIN_S = 15.0
+DEVELOPMENT = {"operators": "development mode: anyone may administer"}
 
 
 class Program:
@@ -94,7 +95,10 @@ def wait_for(condition: Any) -> None:
 def test_it_serves_and_says_so_and_stops_on_sigterm(tmp_path: Path) -> None:
     with program(tmp_path) as running, grpc.insecure_channel(running.grpc) as channel:
         assert running.get("/healthz") == (200, {"alive": True})
-        assert running.get("/readyz") == (200, {"database": True, "serving": True})
+        assert running.get("/readyz") == (
+            200,
+            {"database": True, "serving": True, **DEVELOPMENT},
+        )
         assert running.get("/other")[0] == 404
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "sidestep.v1.AdminService", "sidestep.v1.SyncService"):
@@ -145,7 +149,7 @@ def test_it_is_not_ready_and_confirms_nothing_while_the_database_is_out_of_reach
         wait_for(lambda: len(heard) > 3 and heard[-1][1].heads)
         with sqlite3.connect(tmp_path / "cp.db") as connection:
             connection.execute("ALTER TABLE heads RENAME TO gone")
-        wait_for(lambda: running.get("/readyz") == (503, {"database": False, "serving": True}))
+        wait_for(lambda: running.get("/readyz") == (503, {"database": False, "serving": True, **DEVELOPMENT}))
         assert running.get("/healthz")[0] == 200
         went_down = time.monotonic()
         ping.set()

@@ -106,16 +106,6 @@ class ResourceRef(_message.Message):
     id: str
     def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
-class Amount(_message.Message):
-    __slots__ = ("currency", "units", "nanos")
-    CURRENCY_FIELD_NUMBER: _ClassVar[int]
-    UNITS_FIELD_NUMBER: _ClassVar[int]
-    NANOS_FIELD_NUMBER: _ClassVar[int]
-    currency: str
-    units: int
-    nanos: int
-    def __init__(self, currency: _Optional[str] = ..., units: _Optional[int] = ..., nanos: _Optional[int] = ...) -> None: ...
-
 class Context(_message.Message):
     __slots__ = ("ip", "asn", "country", "amount", "attributes")
     IP_FIELD_NUMBER: _ClassVar[int]
@@ -126,9 +116,9 @@ class Context(_message.Message):
     ip: str
     asn: int
     country: str
-    amount: Amount
+    amount: _resources_pb2.Amount
     attributes: _struct_pb2.Struct
-    def __init__(self, ip: _Optional[str] = ..., asn: _Optional[int] = ..., country: _Optional[str] = ..., amount: _Optional[_Union[Amount, _Mapping]] = ..., attributes: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    def __init__(self, ip: _Optional[str] = ..., asn: _Optional[int] = ..., country: _Optional[str] = ..., amount: _Optional[_Union[_resources_pb2.Amount, _Mapping]] = ..., attributes: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class SessionEvidence(_message.Message):
     __slots__ = ("id", "start_time", "last_active_time", "authentications", "token", "dpop")
@@ -172,7 +162,7 @@ class DeviceEvidence(_message.Message):
     def __init__(self, id: _Optional[str] = ..., fingerprint: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
-    __slots__ = ("decision_id", "outcome", "basis", "reason", "requirement", "achieved_acr", "waived_acrs", "challenge", "grant", "data", "explanation")
+    __slots__ = ("decision_id", "outcome", "basis", "reason", "requirement", "achieved_acr", "waived_acrs", "challenge", "grant", "data", "explanation", "remaining")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     BASIS_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +174,7 @@ class EvaluateResponse(_message.Message):
     GRANT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     outcome: Outcome
     basis: Basis
@@ -195,7 +186,18 @@ class EvaluateResponse(_message.Message):
     grant: str
     data: DataVersion
     explanation: Explanation
-    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., basis: _Optional[_Union[Basis, str]] = ..., reason: _Optional[_Union[CoarseReason, str]] = ..., requirement: _Optional[_Union[EffectiveRequirement, _Mapping]] = ..., achieved_acr: _Optional[str] = ..., waived_acrs: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., grant: _Optional[str] = ..., data: _Optional[_Union[DataVersion, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    remaining: GrantRemaining
+    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., basis: _Optional[_Union[Basis, str]] = ..., reason: _Optional[_Union[CoarseReason, str]] = ..., requirement: _Optional[_Union[EffectiveRequirement, _Mapping]] = ..., achieved_acr: _Optional[str] = ..., waived_acrs: _Optional[_Iterable[str]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., grant: _Optional[str] = ..., data: _Optional[_Union[DataVersion, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., remaining: _Optional[_Union[GrantRemaining, _Mapping]] = ...) -> None: ...
+
+class GrantRemaining(_message.Message):
+    __slots__ = ("count", "amount", "expire_time")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    amount: _resources_pb2.Amount
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, count: _Optional[int] = ..., amount: _Optional[_Union[_resources_pb2.Amount, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class EffectiveRequirement(_message.Message):
     __slots__ = ("acrs", "max_age", "authenticated_after", "evidence")

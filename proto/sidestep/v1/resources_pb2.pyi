@@ -138,6 +138,16 @@ class Authentication(_message.Message):
     issuer: str
     def __init__(self, acr: _Optional[str] = ..., amr: _Optional[_Iterable[str]] = ..., auth_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issuer: _Optional[str] = ...) -> None: ...
 
+class Amount(_message.Message):
+    __slots__ = ("currency", "units", "nanos")
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    NANOS_FIELD_NUMBER: _ClassVar[int]
+    currency: str
+    units: int
+    nanos: int
+    def __init__(self, currency: _Optional[str] = ..., units: _Optional[int] = ..., nanos: _Optional[int] = ...) -> None: ...
+
 class Requirement(_message.Message):
     __slots__ = ("acr", "max_age", "evidence")
     ACR_FIELD_NUMBER: _ClassVar[int]
@@ -163,7 +173,7 @@ class Policy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., document: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time")
+    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "budget")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +187,7 @@ class Grant(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: GrantState
     subject: str
@@ -190,7 +201,20 @@ class Grant(_message.Message):
     reason: str
     owner: str
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    budget: Budget
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("max_count", "max_amount", "max_per_use", "max_elapsed")
+    MAX_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_PER_USE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    max_count: int
+    max_amount: Amount
+    max_per_use: Amount
+    max_elapsed: _duration_pb2.Duration
+    def __init__(self, max_count: _Optional[int] = ..., max_amount: _Optional[_Union[Amount, _Mapping]] = ..., max_per_use: _Optional[_Union[Amount, _Mapping]] = ..., max_elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Subject(_message.Message):
     __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time")

@@ -57,9 +57,12 @@ class Rig:
         clock = Clock()
         self.admission = None if callers is None else Admission(callers, self.slot)
         self.recorder = Recorder(self.journal, self.slot, clock)
+        self.servicer = DecisionServicer(
+            GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure
+        )
         self.loop = WorkerLoop(
             self.desk,
-            DecisionServicer(GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure),
+            self.servicer,
             self.reader,
             self.recorder,
             self.slot,

@@ -269,7 +269,7 @@ def test_files_are_looked_at_about_once_a_second(guarded: Rig, mount: Mount, mon
 
 def test_unchanged_files_are_not_read_again(guarded: Rig, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = time.time_ns
-    monkeypatch.setattr("sidecar.watched.time.time_ns", lambda: now_ns() + 3600 * 10**9)
+    monkeypatch.setattr("engine.watched.time.time_ns", lambda: now_ns() + 3600 * 10**9)
     follow(guarded)
 
     def never(*_: object) -> None:

@@ -128,7 +128,7 @@ def test_log_of_a_fault_names_the_call_by_its_trace(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Gatherer, "gather", faulty)
-    monkeypatch.setattr("sidecar.front.loop._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("sidecar.front.faults._LOG_EVERY_S", 0.0)
     rig = rigged()
     for number, traceparent in enumerate((TRACEPARENT, "alice", "")):
         rig.desk.put(EVALUATE, request(), number, traceparent=traceparent)

@@ -83,6 +83,27 @@ def test_a_flipped_bit_anywhere_in_the_middle_never_yields_a_wrong_record(tmp_pa
                 assert all((e.sequence, e.payload, e.skipped) == (2, b"third", 1) for e in entries[1:])
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 5])
+def test_records_behind_several_damaged_ones_are_read_with_their_own_numbers(tmp_path: Path, damaged: int) -> None:
+    writer = SegmentWriter(tmp_path, "w0", 64 * MIB)
+    writer.append([b"first", *[b"%d" % number * 9 for number in range(damaged)], b"behind", b"last"])
+    writer.close()
+    path = only_segment(tmp_path)
+    data = bytearray(path.read_bytes())
+    at = HEADER.size + FRAME.size + len(b"first")
+    for _ in range(damaged):
+        data[at + FRAME.size] ^= 1
+        at += FRAME.size + 9
+    path.write_bytes(data)
+    entries, rest = read_all(path)
+    assert [(e.sequence, e.payload, e.skipped) for e in entries] == [
+        (0, b"first", 0),
+        (damaged + 1, b"behind", damaged),
+        (damaged + 2, b"last", 0),
+    ]
+    assert rest == 0
+
+
 @pytest.mark.parametrize("at", range(HEADER.size))
 def test_a_damaged_header_is_an_error(tmp_path: Path, at: int) -> None:
     writer = SegmentWriter(tmp_path, "w0", 64 * MIB)

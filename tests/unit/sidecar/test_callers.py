@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidInputError
 from engine.names import action_matches, check_action_pattern
-from sidecar.callers import MAX_TOKEN_BYTES, Caller, Callers, CallersError, read_callers
-from sidecar.watched import WatchedFiles
+from engine.tokenfiles import MAX_TOKEN_BYTES
+from engine.watched import WatchedFiles
+from sidecar.callers import Caller, Callers, CallersError, read_callers
 from tests.fakes.callers import CALLERS, TOKENS, Mount
 
 
@@ -89,9 +90,9 @@ OTHER: dict[str, Any] = {"name": "other", "actions": ["*"], "tokens": ["/nowhere
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"name": "Payments"}, "callers[0].name: not a caller's name"),
-        ({"name": "p" * 64}, "callers[0].name: not a caller's name"),
-        ({"name": "pay\nments"}, "callers[0].name: not a caller's name"),
+        ({"name": "Payments"}, "callers[0].name: not a name"),
+        ({"name": "p" * 64}, "callers[0].name: not a name"),
+        ({"name": "pay\nments"}, "callers[0].name: not a name"),
         ({"name": 7}, "callers[0].name: "),
         ({"tokens": []}, "callers[0].tokens: "),
         ({"tokens": "/run/token"}, "callers[0].tokens: "),

@@ -204,7 +204,7 @@ def _fill_session(question: Question, request: decision_pb2.EvaluateRequest) -> 
         request.session.CopyFrom(session)
 
 
-def _amount(amount: Money) -> decision_pb2.Amount:
+def _amount(amount: Money) -> resources_pb2.Amount:
     if not isinstance(amount, tuple) or len(amount) != 2:
         raise TypeError("amount: (currency, value) needed, as in ('EUR', '120.50')")
     currency, value = amount
@@ -227,7 +227,7 @@ def _amount(amount: Money) -> decision_pb2.Amount:
     if units > _MAX_UNITS:
         raise InvalidQuestionError("amount: the value is out of range")
     sign = -1 if nanos < 0 else 1
-    return decision_pb2.Amount(currency=currency, units=sign * units, nanos=sign * rest)
+    return resources_pb2.Amount(currency=currency, units=sign * units, nanos=sign * rest)
 
 
 def _attribute(name: str, value: AttributeValue) -> AttributeValue:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.watched import WatchedFiles
+from engine.watched import WatchedFiles
 
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is written now was written long ago."""
     now_ns = time.time_ns
-    monkeypatch.setattr("sidecar.watched.time.time_ns", lambda: now_ns() + 3600 * 10**9)
+    monkeypatch.setattr("engine.watched.time.time_ns", lambda: now_ns() + 3600 * 10**9)
 
 
 def watched(*paths: Path) -> WatchedFiles:
