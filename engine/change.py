@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from engine.decide import decide_by
 from engine.decision import Outcome
 from engine.durations import format_duration
+from engine.exemption import spot_check_rate
 from engine.facts import (
     Authentication,
     Data,
@@ -160,7 +161,9 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             yield Change(f"grant {grant.id} valid already", _with_grant(replace(grant, start_at=None)))
         if grant.expire_at is None or facts.now >= grant.expire_at:
             yield Change(f"grant {grant.id} not expired", _with_grant(replace(grant, expire_at=facts.now + 1)))
-        if plan.thresholds is not None and grant.spot_draw < plan.thresholds.spot_check_rate:
+        if grant.class_suspended:
+            yield Change(f"class {grant.grant_class} not suspended", _with_grant(replace(grant, class_suspended=False)))
+        if plan.thresholds is not None and grant.spot_draw < spot_check_rate(grant, plan.thresholds):
             yield Change(f"grant {grant.id} not drawn for a spot check", _with_grant(replace(grant, spot_draw=1.0)))
         if plan.thresholds is not None:
             for ceiling in plan.thresholds.ceilings:

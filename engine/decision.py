@@ -81,6 +81,7 @@ class Code(Symbol):
     DEVICE_REVALIDATION_DUE = "DEVICE_REVALIDATION_DUE"
     SESSION_NOT_SOUND = "SESSION_NOT_SOUND"
     RISK_TOO_HIGH = "RISK_TOO_HIGH"
+    CLASS_SUSPENDED = "CLASS_SUSPENDED"
     SPOT_CHECK = "SPOT_CHECK"
 
 
@@ -140,6 +141,17 @@ class Shadow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     basis: Basis
 
 
+class SpotCheck(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """That nothing but a spot check kept an exemption back: what would have been by this grant, had it not been drawn."""
+
+    # Grant id, and the name of its class.
+    grant: str
+    grant_class: str
+    # 0-1, the chance that this had to happen; and the draw, the same for all decisions that are one sample.
+    rate: float
+    draw: float
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer. A grant never changes `achieved_acr`; what it waived is in `waived_acrs`."""
 
@@ -156,3 +168,4 @@ class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     policies: tuple[str, ...] = ()
     factors: tuple[Factor, ...] = ()
     shadows: tuple[Shadow, ...] = ()
+    spot_check: SpotCheck | None = None

@@ -119,9 +119,16 @@ def refusal(
             holds = conditions[grant.condition] = _condition_holds(grant, facts, rules)
         if not holds:
             return Code.GRANT_CONDITION
-    if grant.spot_draw < thresholds.spot_check_rate:
+    if grant.class_suspended:
+        return Code.CLASS_SUSPENDED
+    if grant.spot_draw < spot_check_rate(grant, thresholds):
         return Code.SPOT_CHECK
     return None
+
+
+def spot_check_rate(grant: Grant, thresholds: Thresholds) -> float:
+    """The share of exemptions by this grant that is drawn for a spot check: the greater of what policies and class want."""
+    return max(thresholds.spot_check_rate, grant.class_spot_check_rate)
 
 
 def _condition_holds(grant: Grant, facts: Facts, rules: TenantRules) -> bool:

@@ -185,6 +185,12 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     condition: str = ""
     # 0-1, uniform, from a keyed hash of tenant, subject, device, grant and time bucket: a retry does not redraw.
     spot_draw: float = 0.0
+    # The name of its class; the rules say what the class bounds.
+    grant_class: str = "default"
+    # The breaker of its class is open, or how it stands cannot be told.
+    class_suspended: bool = False
+    # 0-1: the least share of exemptions that its class wants drawn for a spot check.
+    class_spot_check_rate: float = 0.0
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

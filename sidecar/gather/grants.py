@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
 from engine.facts import Grant, GrantScope
+from sidecar.gather.classes import DEFAULT_CLASS, ClassStanding
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -46,11 +47,12 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         start_at=moment(record.start_time, record.HasField("start_time")),
         expire_at=moment(record.expire_time, record.HasField("expire_time")),
         condition=record.condition,
+        grant_class=record.grant_class or DEFAULT_CLASS,
     )
 
 
-def drawn(grant: Grant, draw: float) -> Grant:
-    """The grant with its draw for this request."""
+def drawn(grant: Grant, draw: float, standing: ClassStanding) -> Grant:
+    """The grant with its draw for this request, and with how its class stands."""
     return Grant(
         grant.id,
         grant.scope,
@@ -62,6 +64,9 @@ def drawn(grant: Grant, draw: float) -> Grant:
         grant.expire_at,
         grant.condition,
         draw,
+        grant_class=grant.grant_class,
+        class_suspended=standing.suspended,
+        class_spot_check_rate=standing.spot_check_rate,
     )
 
 

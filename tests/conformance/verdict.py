@@ -40,6 +40,7 @@ class Verdict:
     requirement: dict[str, Any]
     shadows: list[dict[str, str]]
     coarse: str | None = None
+    spot_check: str | None = None
 
 
 def of_decision(decision: Decision) -> Verdict:
@@ -72,6 +73,7 @@ def of_decision(decision: Decision) -> Verdict:
             {"policy": shadow.policy, "outcome": shadow.outcome.value, "basis": shadow.basis.value}
             for shadow in decision.shadows
         ],
+        spot_check="" if decision.spot_check is None else decision.spot_check.grant,
     )
 
 
@@ -136,6 +138,8 @@ def differences(vector: Vector, actual: Verdict) -> list[str]:
         wanted["www_authenticate"] = expect["www_authenticate"]
     if "requirement" in expect:
         wanted["requirement"] = _expected_requirement(vector)
+    if "spot_check" in expect and actual.spot_check is not None:
+        wanted["spot_check"] = expect["spot_check"]
     if actual.coarse is not None:
         wanted["coarse"] = expect.get("coarse") or _COARSE[expect["basis"]]
     found = [

@@ -22,6 +22,7 @@ class Collection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COLLECTION_KEYS: _ClassVar[Collection]
     COLLECTION_POSTURES: _ClassVar[Collection]
     COLLECTION_SETTINGS: _ClassVar[Collection]
+    COLLECTION_GRANT_CLASSES: _ClassVar[Collection]
     COLLECTION_DEVICES: _ClassVar[Collection]
     COLLECTION_SIGNALS: _ClassVar[Collection]
 
@@ -43,6 +44,13 @@ class GrantState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANT_STATE_ACTIVE: _ClassVar[GrantState]
     GRANT_STATE_SUSPENDED: _ClassVar[GrantState]
     GRANT_STATE_REVOKED: _ClassVar[GrantState]
+
+class ClassState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CLASS_STATE_UNSPECIFIED: _ClassVar[ClassState]
+    CLASS_STATE_ACTIVE: _ClassVar[ClassState]
+    CLASS_STATE_SUSPENDED: _ClassVar[ClassState]
+    CLASS_STATE_REOPENING: _ClassVar[ClassState]
 
 class SubjectState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -90,6 +98,7 @@ COLLECTION_REVOKED_SESSIONS: Collection
 COLLECTION_KEYS: Collection
 COLLECTION_POSTURES: Collection
 COLLECTION_SETTINGS: Collection
+COLLECTION_GRANT_CLASSES: Collection
 COLLECTION_DEVICES: Collection
 COLLECTION_SIGNALS: Collection
 LANE_UNSPECIFIED: Lane
@@ -102,6 +111,10 @@ GRANT_STATE_UNSPECIFIED: GrantState
 GRANT_STATE_ACTIVE: GrantState
 GRANT_STATE_SUSPENDED: GrantState
 GRANT_STATE_REVOKED: GrantState
+CLASS_STATE_UNSPECIFIED: ClassState
+CLASS_STATE_ACTIVE: ClassState
+CLASS_STATE_SUSPENDED: ClassState
+CLASS_STATE_REOPENING: ClassState
 SUBJECT_STATE_UNSPECIFIED: SubjectState
 SUBJECT_STATE_ACTIVE: SubjectState
 SUBJECT_STATE_DISABLED: SubjectState
@@ -173,7 +186,7 @@ class Policy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., document: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "budget")
+    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "grant_class", "budget")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +200,7 @@ class Grant(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    GRANT_CLASS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: GrantState
@@ -201,8 +215,9 @@ class Grant(_message.Message):
     reason: str
     owner: str
     update_time: _timestamp_pb2.Timestamp
+    grant_class: str
     budget: Budget
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_class: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("max_count", "max_amount", "max_per_use", "max_elapsed")
@@ -215,6 +230,44 @@ class Budget(_message.Message):
     max_per_use: Amount
     max_elapsed: _duration_pb2.Duration
     def __init__(self, max_count: _Optional[int] = ..., max_amount: _Optional[_Union[Amount, _Mapping]] = ..., max_per_use: _Optional[_Union[Amount, _Mapping]] = ..., max_elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class GrantClassState(_message.Message):
+    __slots__ = ("name", "state", "spot_check_rate", "held", "step", "trips", "since_time", "reason", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SPOT_CHECK_RATE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TRIPS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: ClassState
+    spot_check_rate: float
+    held: bool
+    step: int
+    trips: int
+    since_time: _timestamp_pb2.Timestamp
+    reason: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ClassState, str]] = ..., spot_check_rate: _Optional[float] = ..., held: _Optional[bool] = ..., step: _Optional[int] = ..., trips: _Optional[int] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ClassBreaker(_message.Message):
+    __slots__ = ("grant_class", "max_rate", "min_samples", "window", "reopen_after", "steps")
+    GRANT_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATE_FIELD_NUMBER: _ClassVar[int]
+    MIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REOPEN_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    grant_class: str
+    max_rate: float
+    min_samples: int
+    window: _duration_pb2.Duration
+    reopen_after: _duration_pb2.Duration
+    steps: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, grant_class: _Optional[str] = ..., max_rate: _Optional[float] = ..., min_samples: _Optional[int] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reopen_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Subject(_message.Message):
     __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time")
@@ -394,7 +447,7 @@ class FingerprintComponent(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "breakers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +458,7 @@ class Settings(_message.Message):
     RISK_CEILING_FIELD_NUMBER: _ClassVar[int]
     CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    BREAKERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
     issuers: _containers.RepeatedCompositeFieldContainer[Issuer]
@@ -415,7 +469,8 @@ class Settings(_message.Message):
     risk_ceiling: int
     clock_skew: _duration_pb2.Duration
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    breakers: _containers.RepeatedCompositeFieldContainer[ClassBreaker]
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")
@@ -436,7 +491,7 @@ class Signal(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[SignalKind, str]] = ..., value: _Optional[str] = ..., source: _Optional[str] = ..., score: _Optional[int] = ..., confidence: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Resource(_message.Message):
-    __slots__ = ("policy", "grant", "subject", "device_state", "revoked_session", "key", "posture", "settings", "device", "signal")
+    __slots__ = ("policy", "grant", "subject", "device_state", "revoked_session", "key", "posture", "settings", "grant_class_state", "device", "signal")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +500,7 @@ class Resource(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     POSTURE_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_CLASS_STATE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     policy: Policy
@@ -455,9 +511,10 @@ class Resource(_message.Message):
     key: Key
     posture: Posture
     settings: Settings
+    grant_class_state: GrantClassState
     device: Device
     signal: Signal
-    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., subject: _Optional[_Union[Subject, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., revoked_session: _Optional[_Union[RevokedSession, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., posture: _Optional[_Union[Posture, _Mapping]] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., subject: _Optional[_Union[Subject, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., revoked_session: _Optional[_Union[RevokedSession, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., posture: _Optional[_Union[Posture, _Mapping]] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ..., grant_class_state: _Optional[_Union[GrantClassState, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("epoch", "revision")
