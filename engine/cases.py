@@ -18,15 +18,16 @@ from pydantic import Field, Strict, ValidationError
 
 from engine import facts as model
 from engine.acr import AcrOrder
-from engine.clauses import Clause
+from engine.classes import MAX_APPROVALS, MAX_CLASSES, GrantClass
+from engine.clauses import Ceiling, Clause
 from engine.decide import decide
 from engine.decision import Basis, Code, Decision, Outcome
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError
-from engine.facts import Evidence, Facts, Signal
+from engine.facts import Evidence, Facts, GrantScope, Signal
 from engine.methods import DEFAULT_CATALOGUE, Method
 from engine.policy import parse_policy, problem_of
-from engine.policy.model import Acr, Duration, Model, Require, Score
+from engine.policy.parts import Acr, Duration, Model, Require, Score
 from engine.policy.source import Path, PolicyError, Problem, Tree, format_path, load
 from engine.risk import KINDS, combine
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, TenantRules, compile_policy
@@ -74,6 +75,33 @@ class _Method(Model):
     rank: int
 
 
+class _Ceiling(Model):
+    acr: Acr
+    max_age: Duration
+
+
+class _GrantClass(Model):
+    id: str
+    ceiling: _Ceiling
+    max_validity: Duration
+    review_every: Duration | None = None
+    approvals: int = Field(0, ge=0, le=MAX_APPROVALS)
+    condition_required: bool = False
+    scopes: list[Annotated[GrantScope, Strict(False)]] = Field(default_factory=list)
+
+    def bounds(self) -> GrantClass:
+        ceiling = Ceiling(self.ceiling.acr, self.ceiling.max_age)
+        return GrantClass(
+            self.id,
+            ceiling,
+            self.max_validity,
+            self.review_every,
+            self.approvals,
+            condition_required=self.condition_required,
+            scopes=frozenset(self.scopes),
+        )
+
+
 class _Settings(Model):
     """As `sidestep.v1.Settings`, as far as decisions read it."""
 
@@ -82,6 +110,7 @@ class _Settings(Model):
     top_requirement: Require | None = None
     risk_ceiling: Score | None = None
     clock_skew: Duration = DEFAULT_CLOCK_SKEW_S
+    grant_classes: list[_GrantClass] = Field(default_factory=list, max_length=MAX_CLASSES)
 
 
 class _ExpectedShadow(Model):
@@ -140,6 +169,7 @@ def run_cases(policy_source: str, cases_source: str, *, alongside: Sequence[str]
         top=_top(settings.top_requirement),
         risk_ceiling=settings.risk_ceiling,
         clock_skew_s=settings.clock_skew,
+        classes=[stated.bounds() for stated in settings.grant_classes],
     )
     problems: list[Problem] = []
     made: list[Facts] = []
@@ -262,7 +292,7 @@ class _FactsReader:
 
     def _field(self, key: str, item: Any, kind: Any, path: Path) -> Any:
         try:
-            if item is not None and (key == "at" or key.endswith("_at")):
+            if item is not None and (key in ("at", "since") or key.endswith("_at")):
                 return _instant(item, self._now)
             if isinstance(item, str) and key.endswith("_s"):
                 return parse_duration(item)

@@ -26,6 +26,7 @@ from engine.facts import (
     Staleness,
     TokenState,
 )
+from engine.guards import PREFIX, raised_clauses
 from engine.plan import Plan
 from engine.risk import combine
 from engine.rules import TenantRules
@@ -88,6 +89,7 @@ def _circumstances(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Cha
     yield from _device(facts, plan)
     yield from _risk(facts, plan)
     yield from _grants(facts, rules, plan)
+    yield from _guards(facts, plan)
     yield from _switches(facts, rules)
     yield from _blocks(facts)
 
@@ -161,8 +163,7 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             yield Change(f"grant {grant.id} valid already", _with_grant(replace(grant, start_at=None)))
         if grant.expire_at is None or facts.now >= grant.expire_at:
             yield Change(f"grant {grant.id} not expired", _with_grant(replace(grant, expire_at=facts.now + 1)))
-        if grant.class_suspended:
-            yield Change(f"class {grant.grant_class} not suspended", _with_grant(replace(grant, class_suspended=False)))
+        yield from _class(grant, facts, rules)
         if plan.thresholds is not None and grant.spot_draw < spot_check_rate(grant, plan.thresholds):
             yield Change(f"grant {grant.id} not drawn for a spot check", _with_grant(replace(grant, spot_draw=1.0)))
         if plan.thresholds is not None:
@@ -174,7 +175,29 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             fitting = Grant(
                 "new", GrantScope.SUBJECT, ("*",), ceiling.acr, ceiling.max_age_s, True, None, facts.now + 1, "", 1.0
             )
-            yield Change("a grant for this subject up to the policy's ceiling", _with_grant(fitting))
+            if not rules.classes:
+                yield Change("a grant for this subject up to the policy's ceiling", _with_grant(fitting))
+            for name, bounds in sorted(rules.classes.items()):
+                of_class = replace(
+                    fitting,
+                    grant_class=name,
+                    start_at=facts.now,
+                    review_at=facts.now + 1,
+                    approvals=bounds.approvals,
+                    condition="true" if bounds.condition_required else "",
+                )
+                yield Change(f"a grant of class {name} for this subject", _with_grant(of_class))
+
+
+def _class(grant: Grant, facts: Facts, rules: TenantRules) -> Iterator[Change]:
+    """What the grant's class wants of it."""
+    if grant.class_suspended:
+        yield Change(f"class {grant.grant_class} not suspended", _with_grant(replace(grant, class_suspended=False)))
+    if grant.review_at is not None and facts.now >= grant.review_at:
+        yield Change(f"grant {grant.id} reviewed", _with_grant(replace(grant, review_at=facts.now + 1)))
+    bounds = rules.classes.get(grant.grant_class)
+    if bounds is not None and grant.approvals < bounds.approvals:
+        yield Change(f"grant {grant.id} approved", _with_grant(replace(grant, approvals=bounds.approvals)))
 
 
 def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:
@@ -183,6 +206,15 @@ def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:
         return replace(facts, grants=(*others, grant))
 
     return changed
+
+
+def _guards(facts: Facts, plan: Plan) -> Iterator[Change]:
+    for clause in raised_clauses(facts.guards, plan.guards):
+
+        def calm(before: Facts, name: str = clause.name.removeprefix(PREFIX)) -> Facts:
+            return replace(before, guards=tuple(finding for finding in before.guards if finding.name != name))
+
+        yield Change(f"{clause.name} not raised", calm)
 
 
 def _switches(facts: Facts, rules: TenantRules) -> Iterator[Change]:

@@ -29,6 +29,8 @@ class Clause(NamedTuple):
     waivable: bool = False
     # Why the clause applies, where that is not simply the policy's base.
     cause: Code | None = None
+    # The authentication must be later than this.
+    after_at: float | None = None
 
 
 class Ceiling(NamedTuple):
@@ -39,7 +41,7 @@ class Ceiling(NamedTuple):
 
     def covers(self, clause: Clause, order: AcrOrder) -> bool:
         """Whether the clause lies within. Idle limits and events (a recovery, say) are never waived."""
-        if clause.max_idle_s is not None or clause.after is not None:
+        if clause.max_idle_s is not None or clause.after is not None or clause.after_at is not None:
             return False
         if clause.acr is not None and not order.implies(self.acr, clause.acr):
             return False
@@ -73,6 +75,8 @@ def total(clauses: Sequence[Clause], facts: Facts) -> Requirement:
 
 def event_at(clause: Clause, facts: Facts) -> float | None:
     """When the event a clause refers to last happened; None if never, or if it refers to none."""
+    if clause.after_at is not None:
+        return clause.after_at
     if clause.after == RECOVERY:
         return facts.subject.recovered_at
     if clause.after == POSTURE_CHANGE:

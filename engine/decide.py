@@ -13,6 +13,7 @@ from engine.clauses import Clause, Standing, standings, total
 from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, SpotCheck
 from engine.factors import Measured, measure
 from engine.facts import DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
+from engine.guards import raised_clauses
 from engine.plan import Plan
 from engine.rules import TenantRules
 
@@ -63,7 +64,14 @@ def consider(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[Facts, Decis
     decision = _decide(facts, rules, plan)
     if decision.outcome is Outcome.STEP_UP:
         for candidate in facts.candidates:
-            other = replace(facts, device=candidate.device, risk=candidate.risk, grants=candidate.grants, candidates=())
+            other = replace(
+                facts,
+                device=candidate.device,
+                risk=candidate.risk,
+                grants=candidate.grants,
+                guards=candidate.guards,
+                candidates=(),
+            )
             found = _decide(other, rules, plan)
             if found.outcome is Outcome.ALLOW:
                 return other, found
@@ -81,7 +89,7 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         asked = INVALID_TOKEN if only_session else None
         return Decision(Outcome.DENY, Basis.BLOCKED, blocks, challenge=asked, policies=plan.policies)
 
-    # 3. The requirement: base, triggers, posture, risk, staleness.
+    # 3. The requirement: base, triggers, posture, risk, guards, staleness.
     clauses, causes = required_clauses(facts, rules, plan)
     requirement = total(clauses, facts)
     if not clauses and facts.session.presented:
@@ -174,6 +182,9 @@ def required_clauses(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[tupl
             clause = triggers.clauses[index]
             clauses.append(clause)
             causes.append(Reason(Code.TRIGGER_FIRED if truly else Code.TRIGGER_ERROR, clause.name))
+    for clause in raised_clauses(facts.guards, plan.guards):
+        clauses.append(clause)
+        causes.append(_cause(clause))
     for code in _top_causes(facts, rules):
         clauses.append(rules.top_clause(code))
         causes.append(Reason(code))

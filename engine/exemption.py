@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from engine.classes import DEFAULT_CLASS, GrantClass
 from engine.clauses import Ceiling, Clause
 from engine.decision import Code, Reason
 from engine.factors import Measured, Thresholds
 from engine.facts import Binding, Facts, Grant, GrantScope, Staleness
+from engine.guards import barring
 from engine.names import action_matches
 from engine.plan import Plan
 from engine.rules import TenantRules
@@ -70,6 +72,8 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:
         yield Reason(Code.EXEMPTIONS_OFF)
+    for name in barring(facts.guards, plan.guards):
+        yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:
         yield Reason(plan.no_exemption)
     elif not allowed:
@@ -100,8 +104,8 @@ def refusal(
     unmet: Sequence[tuple[Clause, Code]],
     conditions: dict[str, bool],
 ) -> Code | None:
-    """Why this grant does not apply, as far as the grant itself goes; None if it does. Valid from start_at (inclusive) to
-    expire_at (exclusive)."""
+    """Why this grant does not apply, as far as the grant and its class go; None if it does. Valid from start_at (inclusive) to
+    expire_at and review_at (exclusive)."""
     if not any(action_matches(pattern, facts.action) for pattern in grant.actions):
         return Code.GRANT_OTHER_ACTION
     if not grant.active:
@@ -110,6 +114,12 @@ def refusal(
         return Code.GRANT_NOT_YET_VALID
     if grant.expire_at is None or facts.now >= grant.expire_at:
         return Code.GRANT_EXPIRED
+    if grant.review_at is not None and facts.now >= grant.review_at:
+        return Code.GRANT_REVIEW_OVERDUE
+    if rules.classes or grant.grant_class != DEFAULT_CLASS:
+        code = _class_refusal(grant, rules.classes.get(grant.grant_class), facts, rules, unmet)
+        if code is not None:
+            return code
     ceiling = Ceiling(grant.ceiling_acr, grant.ceiling_max_age_s)
     if not all(ceiling.covers(clause, rules.order) for clause, _ in unmet):
         return Code.GRANT_CEILING_EXCEEDED
@@ -129,6 +139,32 @@ def refusal(
 def spot_check_rate(grant: Grant, thresholds: Thresholds) -> float:
     """The share of exemptions by this grant that is drawn for a spot check: the greater of what policies and class want."""
     return max(thresholds.spot_check_rate, grant.class_spot_check_rate)
+
+
+def _class_refusal(
+    grant: Grant,
+    grant_class: GrantClass | None,
+    facts: Facts,
+    rules: TenantRules,
+    unmet: Sequence[tuple[Clause, Code]],
+) -> Code | None:
+    """What the grant's class says against it, as the class is now: it may have been tightened since the grant was written."""
+    if grant_class is None:
+        return Code.GRANT_CLASS_UNKNOWN
+    if grant.approvals < grant_class.approvals:
+        return Code.GRANT_NOT_APPROVED
+    # Without a start nobody can tell how long it has been valid.
+    if grant.start_at is None or facts.now >= grant.start_at + grant_class.max_validity_s:
+        return Code.GRANT_EXPIRED
+    if grant_class.review_every_s is not None and grant.review_at is None:
+        return Code.GRANT_REVIEW_OVERDUE
+    if grant_class.scopes and grant.scope not in grant_class.scopes:
+        return Code.GRANT_CLASS_SCOPE
+    if grant_class.condition_required and not grant.condition:
+        return Code.GRANT_CLASS_CONDITION
+    if not all(grant_class.ceiling.covers(clause, rules.order) for clause, _ in unmet):
+        return Code.CLASS_CEILING_EXCEEDED
+    return None
 
 
 def _condition_holds(grant: Grant, facts: Facts, rules: TenantRules) -> bool:

@@ -103,7 +103,7 @@ def _steps(facts: Facts, rules: TenantRules, decision: Decision) -> list[Step]:
 
 
 # Codes that stand both for a cause of the requirement and for a refusal of exemptions.
-_SHARED = frozenset({Code.DATA_HARD_STALE, Code.BEHIND_MIN_REVISION})
+_SHARED = frozenset({Code.DATA_HARD_STALE, Code.BEHIND_MIN_REVISION, Code.GUARD_RAISED})
 
 
 def _clause(clause: Clause) -> str:
@@ -114,6 +114,8 @@ def _clause(clause: Clause) -> str:
         parts.append(f"idle at most {format_duration(clause.max_idle_s)}")
     if clause.after is not None:
         parts.append(f"after the last {clause.after}")
+    if clause.after_at is not None:
+        parts.append("after the finding")
     if clause.waivable:
         parts.append("waivable")
     return f"{clause.name}: {', '.join(parts)}"

@@ -185,12 +185,29 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     condition: str = ""
     # 0-1, uniform, from a keyed hash of tenant, subject, device, grant and time bucket: a retry does not redraw.
     spot_draw: float = 0.0
-    # The name of its class; the rules say what the class bounds.
+    # As engine.classes.class_name has it; the rules say what the class bounds.
     grant_class: str = "default"
+    # From then on it does not apply until somebody has reviewed it. None: no review was set.
+    review_at: float | None = None
+    # How many people approved it, the requester not counted.
+    approvals: int = 0
     # The breaker of its class is open, or how it stands cannot be told.
     class_suspended: bool = False
     # 0-1: the least share of exemptions that its class wants drawn for a spot check.
     class_spot_check_rate: float = 0.0
+
+
+class Finding(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a guard found about this subject on this device (sidecar.guard)."""
+
+    # Of the guard: `impossible-travel`.
+    name: str
+    # 0-1.
+    confidence: float
+    # What exactly, of a closed set: `LOCATION_MISSING`.
+    code: str
+    # Time of the latest evidence: an authentication before it proves nothing against it.
+    since: float
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -199,6 +216,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     device: Device
     risk: Risk
     grants: tuple[Grant, ...] = ()
+    guards: tuple[Finding, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -226,3 +244,5 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     candidates: tuple[Candidate, ...] = ()
     # Request values that conditions of this tenant read, by CEL name (`context.amount.value`). Absent ones are absent.
     values: dict[str, Scalar] = {}
+    # Findings in force, by name.
+    guards: tuple[Finding, ...] = ()

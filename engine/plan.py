@@ -13,9 +13,11 @@ from engine.clauses import Ceiling, Clause
 from engine.decision import Code
 from engine.factors import Thresholds
 from engine.facts import Evidence, Posture
+from engine.guards import GuardRule, amount_limits, guard_rules
 from engine.methods import Method
 from engine.policy import model
 from engine.policy.conditions import Condition, Folded, Language
+from engine.policy.parts import Require
 
 # NIST SP 800-63B-4 reauthentication: overall and inactivity limits in seconds.
 NIST_PROFILES: dict[str, tuple[float, float | None]] = {
@@ -35,6 +37,8 @@ class Policy(NamedTuple):
     spec: model.Spec
     language: Language
     conditions: tuple[Condition, ...]
+    # Those of the canary guard.
+    canaries: tuple[Condition, ...] = ()
 
     @property
     def label(self) -> str:
@@ -57,6 +61,13 @@ class Shadow(NamedTuple):
     plan: Plan
 
 
+class Canary(NamedTuple):
+    """One policy's traps that are conditions: true is caught, an error is not."""
+
+    language: Language
+    folded: Folded
+
+
 class Plan(NamedTuple):
     """What deciding one action under one posture takes."""
 
@@ -71,6 +82,10 @@ class Plan(NamedTuple):
     # Acceptable for the challenge, strongest first.
     methods: tuple[Method, ...]
     shadows: tuple[Shadow, ...] = ()
+    guards: tuple[GuardRule, ...] = ()
+    canaries: tuple[Canary, ...] = ()
+    # Amounts, in whole units, that conditions on this action compare with.
+    amount_limits: tuple[float, ...] = ()
 
 
 def build(policies: Sequence[Policy], posture: Posture, catalogue: Iterable[Method], top: Clause) -> Plan:
@@ -89,7 +104,19 @@ def build(policies: Sequence[Policy], posture: Posture, catalogue: Iterable[Meth
     no_exemption = _no_exemption(policies, posture)
     thresholds = None if no_exemption else _thresholds(policies, posture)
     labels = tuple(policy.label for policy in policies)
-    return Plan(labels, tuple(clauses), tuple(triggers), thresholds, no_exemption, methods)
+    return Plan(
+        labels,
+        tuple(clauses),
+        tuple(triggers),
+        thresholds,
+        no_exemption,
+        methods,
+        guards=guard_rules([policy.spec for policy in policies], top),
+        canaries=tuple(
+            Canary(policy.language, policy.language.fold(policy.canaries)) for policy in policies if policy.canaries
+        ),
+        amount_limits=amount_limits(condition.source for policy in policies for condition in policy.conditions),
+    )
 
 
 def _base(policy: Policy) -> list[Clause]:
@@ -107,7 +134,7 @@ def _base(policy: Policy) -> list[Clause]:
     return clauses
 
 
-def _clause(policy: Policy, name: str, require: model.Require, cause: Code | None = None) -> Clause:
+def _clause(policy: Policy, name: str, require: Require, cause: Code | None = None) -> Clause:
     return Clause(
         f"{policy.name}/{name}",
         require.acr,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass
 from engine.clauses import Clause
 from engine.decision import Code
 from engine.facts import Evidence, Posture
@@ -30,15 +31,17 @@ def compile_policy(document: str, version: int) -> Policy:
     language = Language(spec_model.spec.context)
     try:
         conditions = tuple(language.compile(trigger.when) for trigger in spec_model.spec.triggers)
+        canaries = tuple(language.compile(condition.when) for condition in spec_model.spec.canary_conditions)
     except ConditionError as error:
         raise PolicyError([Problem(0, 0, "spec.triggers", problem.message) for problem in error.problems]) from None
-    return Policy(spec_model.metadata.name, version, spec_model.spec, language, conditions)
+    return Policy(spec_model.metadata.name, version, spec_model.spec, language, conditions, canaries)
 
 
 class TenantRules:
     """Everything `decide` needs besides the facts.
 
     `top`: demanded where nothing better is known. `risk_ceiling`: a combined risk at or above it adds `top`; None: off.
+    `classes`: of grants; none: grants have no class.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class TenantRules:
         top: Clause = DEFAULT_TOP,
         risk_ceiling: float | None = None,
         clock_skew_s: float = DEFAULT_CLOCK_SKEW_S,
+        classes: Iterable[GrantClass] = (),
     ) -> None:
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
         self.order = order or AcrOrder()
@@ -58,9 +62,10 @@ class TenantRules:
         self.top = top
         self.risk_ceiling = risk_ceiling
         self.clock_skew_s = clock_skew_s
+        self.classes = {grant_class.id: grant_class for grant_class in classes}
         self.request_variables = _request_variables(self.policies)
         self.reads_resource_id = any(
-            "resource.id" in c.variables for policy in self.policies for c in policy.conditions
+            "resource.id" in c.variables for policy in self.policies for c in (*policy.conditions, *policy.canaries)
         )
         self._plans: dict[tuple[str, Posture], Plan] = {}
         self._grant_language = Language()

@@ -143,6 +143,11 @@ class Config(BaseModel):
     # Request values that may be recorded and exported, of those that conditions read: names as in conditions, `*` at the end
     # of a name for any that begins so. What is not on the list is left out, and its decisions cannot be replayed.
     telemetry_values: Annotated[tuple[str, ...], BeforeValidator(_names)] = DEFAULT_VALUES
+    # Where addresses are, for the guard `impossibleTravel`: a file in MaxMind's DB format (GeoLite2 City). Read again when it
+    # changes. Unset: only places that callers state count.
+    geo_file: Path | None = None
+    # Subjects, fingerprints and grants that the guards of one worker remember, each; and as many keys of each rate limit.
+    guard_entries: int = Field(default=8192, ge=64, le=1 << 20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
     # What Kubernetes' downward API says of the pod, for the resource attributes k8s.*; empty: unknown.

@@ -62,6 +62,17 @@ ERRORS = (
 )
 """Closed set of calls that ended without a decision, by gRPC status."""
 
+GUARDS = (
+    "shared-fingerprint",
+    "many-networks",
+    "impossible-travel",
+    "probing",
+    "canary",
+    "exemption-burst",
+    "inconsistent-fingerprint",
+)
+"""Label values; the index is the guard's word. Those of `engine.policy.guards`, which a test holds against these."""
+
 LATENCY_BOUNDS_S = (
     10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0,
 )  # fmt: skip
@@ -136,6 +147,8 @@ class WorkerWord(IntEnum):
     CALLERS_UNUSABLE = 95
     # Times that began, or went on for another reason.
     CALLERS_FAILURES = 96
+    # New findings, by guard in the order of `GUARDS`.
+    GUARD_FINDINGS = 200
 
 
 @unique

@@ -85,6 +85,8 @@ def complete(checked: Checked, stored: bytes | None, now: float, field: str = ""
         warnings = _complete_policy(record, old, checked.name, field)
     elif isinstance(record, pb.Key):
         _complete_key(record, old, field)
+    elif isinstance(record, pb.Grant):
+        _check_grant_marks(record, old, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -182,6 +184,14 @@ def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
     if record.kind == pb.KEY_KIND_ISSUER or record.secret:
         return
     record.secret = old.secret if old is not None else secrets.token_bytes(validation.SECRET_BYTES)
+
+
+def _check_grant_marks(record: pb.Grant, old: pb.Grant | None, field: str) -> None:
+    """Who requested and approved a grant is what the control plane saw, not what somebody writes."""
+    before = pb.Grant() if old is None else old
+    for mark in ("requester", "approvals"):
+        if getattr(record, mark) != getattr(before, mark):
+            raise InvalidInputError(f"{field}.{mark}", "is set by the control plane alone")
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

@@ -16,7 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.jwk import check_jwk
+from controlplane.breakers import check_breakers, check_class_state
 from engine.acr import AcrOrder, check_acr
+from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
 from engine.errors import InvalidInputError
 from engine.names import (
     MAX_ID_BYTES,
@@ -80,8 +82,11 @@ def _grant(record: pb.Grant, name: Name, field: str) -> None:
             check_condition(record.condition)
         except PolicyError as error:
             raise InvalidInputError(f"{field}.condition", describe(error)) from None
-    _text(record.reason, f"{field}.reason")
-    _text(record.owner, f"{field}.owner")
+    for text in ("reason", "owner", "ticket", "state_reason"):
+        _text(getattr(record, text), f"{field}.{text}")
+    if record.grant_class:
+        check_class_id(record.grant_class, f"{field}.grant_class")
+    _time(record, "review_time", field)
 
 
 @check.register
@@ -164,6 +169,40 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:
             raise InvalidInputError(f"{field}.clock_skew", f"{skew_s:g} s is not between 0 and {MAX_SKEW_S} s")
+    _grant_classes(record.grant_classes, f"{field}.grant_classes")
+    check_breakers(record.breakers, f"{field}.breakers")
+
+
+@check.register
+def _class_state(record: pb.GrantClassState, name: Name, field: str) -> None:
+    check_class_state(record, name.id, field)
+    _text(record.reason, f"{field}.reason")
+    _time(record, "since_time", field, required=True)
+
+
+def _grant_classes(classes: Sequence[pb.GrantClass], field: str) -> None:
+    if len(classes) > MAX_CLASSES:
+        raise InvalidInputError(field, f"more than {MAX_CLASSES}")
+    for where, stated in _unique_messages(classes, field, "id"):
+        check_class_id(stated.id, f"{where}.id")
+        if not stated.HasField("ceiling"):
+            raise InvalidInputError(f"{where}.ceiling", "is required")
+        _requirement(stated.ceiling, f"{where}.ceiling", max_age_required=True)
+        if not stated.HasField("max_validity"):
+            raise InvalidInputError(f"{where}.max_validity", "is required: no grant is for ever")
+        _positive(stated.max_validity, f"{where}.max_validity")
+        if stated.HasField("review_every"):
+            _positive(stated.review_every, f"{where}.review_every")
+        if stated.approvals > MAX_APPROVALS:
+            raise InvalidInputError(f"{where}.approvals", f"{stated.approvals} is more than {MAX_APPROVALS}")
+        for index, scope in enumerate(stated.scopes):
+            _enum(pb.GrantScope, scope, f"{where}.scopes[{index}]")
+
+
+def _positive(value: Duration, field: str) -> None:
+    seconds = _seconds(value, field)
+    if seconds <= 0:
+        raise InvalidInputError(field, f"{seconds:g} s is not above 0")
 
 
 @check.register

@@ -77,10 +77,17 @@ def check_condition(source: str) -> None:
 def _check_conditions(model: PolicyDocument, tree: Tree) -> list[Problem]:
     language = Language(model.spec.context)
     problems = []
-    for index, trigger in enumerate(model.spec.triggers):
-        path: Path = ("spec", "triggers", index, "when")
+    stated: list[tuple[Path, str]] = [
+        (("spec", "triggers", index, "when"), trigger.when) for index, trigger in enumerate(model.spec.triggers)
+    ]
+    canary = model.spec.guards.canary if model.spec.guards is not None else None
+    stated += [
+        (("spec", "guards", "canary", "when", index, "when"), condition.when)
+        for index, condition in enumerate(canary.when if canary is not None else ())
+    ]
+    for path, source in stated:
         try:
-            language.compile(trigger.when)
+            language.compile(source)
         except ConditionError as error:
             for problem in error.problems:
                 line, column = (

@@ -9,94 +9,28 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
-from engine.acr import ACR_PATTERN, MAX_ACR_CHARS
-from engine.durations import parse_duration
 from engine.errors import InvalidInputError
-from engine.names import check_action_pattern, check_id, check_tenant
+from engine.names import check_id, check_tenant
+from engine.policy.guards import CanaryCondition, Guards
+from engine.policy.parts import (
+    CLAUSE_PATTERN,
+    Acr,
+    ActionPattern,
+    ClauseName,
+    Duration,
+    MaxAge,
+    Model,
+    Ratio,
+    Require,
+    Score,
+    checked,
+)
 
-MIN_MAX_AGE_S = 30.0
 MAX_TRIGGERS = 52  # their bits must fit a CEL int, several policies together
-_CLAUSE = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 _ATTRIBUTE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 RESERVED_ATTRIBUTES = frozenset({"amount", "asn", "country"})
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return parse_duration(value)
-        except InvalidInputError as error:
-            raise ValueError(error.problem) from None
-    if isinstance(value, bool | int | float):
-        raise ValueError(f"{value!r} needs a unit: write 90s, 5m, 1h30m or 30d")
-    return value
-
-
-def _checked(check: Any) -> BeforeValidator:
-    def run(value: object) -> object:
-        if isinstance(value, str):
-            try:
-                check(value, "")
-            except InvalidInputError as error:
-                raise ValueError(error.problem) from None
-        return value
-
-    return BeforeValidator(run)
-
-
-_DURATION_SCHEMA = {
-    "type": "string",
-    "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$",
-    "examples": ["90s", "5m", "12h", "30d"],
-}
-Duration = Annotated[float, Field(ge=0), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
-MaxAge = Annotated[float, Field(ge=MIN_MAX_AGE_S), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
-ClauseName = Annotated[str, StringConstraints(pattern=_CLAUSE)]
-Acr = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ACR_CHARS, pattern=ACR_PATTERN)]
-Score = Annotated[float, Field(ge=0, le=100)]
-Ratio = Annotated[float, Field(ge=0, le=1)]
-ActionPattern = Annotated[str, _checked(check_action_pattern)]
-
-
-class Model(BaseModel):
-    """Immutable, refuses unknown keys and silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
-
-
-class Require(Model):
-    """A requirement clause: what one single authentication must be."""
-
-    acr: Acr | None = Field(None, description="Assurance level demanded.")
-    max_age: MaxAge | None = Field(None, alias="maxAge", description="Longest time since that authentication, >= 30s.")
-    max_idle: MaxAge | None = Field(
-        None,
-        alias="maxIdle",
-        description="Longest inactivity of the session since, unless the user authenticated within it.",
-    )
-    authenticated_after: Literal["recovery", "posture-change"] | None = Field(
-        None,
-        alias="authenticatedAfter",
-        description="The authentication must be later than the subject's last event of this kind.",
-    )
-    evidence: Literal["asserted", "verified"] = Field("verified", description="Least evidence accepted.")
-    waivable: bool | None = Field(
-        None, description="Whether a grant may waive it. Default: the base is, all else is not."
-    )
-
-    @model_validator(mode="after")
-    def _something(self) -> Require:
-        demands = (self.acr, self.max_age, self.max_idle, self.authenticated_after)
-        if all(demand is None for demand in demands) and "waivable" in self.model_fields_set:
-            raise ValueError("demands nothing: give acr, maxAge, maxIdle or authenticatedAfter")
-        return self
-
-    @property
-    def empty(self) -> bool:
-        """Whether it demands nothing."""
-        return self.acr is None and self.max_age is None and self.max_idle is None and self.authenticated_after is None
 
 
 class Trigger(Model):
@@ -273,6 +207,13 @@ class Spec(Model):
         default_factory=list, description="Acceptable for the challenge. Empty: any of the tenant's."
     )
     posture: Postures = Field(default_factory=Postures)
+    guards: Guards | None = Field(None, description="What betrays abuse, and what it then takes. Absent: no guards.")
+
+    @property
+    def canary_conditions(self) -> list[CanaryCondition]:
+        """Those of the canary guard, if it is on."""
+        canary = self.guards.canary if self.guards is not None else None
+        return canary.when if canary is not None and canary.enabled else []
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
@@ -292,7 +233,7 @@ class Metadata(Model):
     """Which policy this is."""
 
     name: ClauseName
-    tenant: Annotated[str, _checked(check_tenant)]
+    tenant: Annotated[str, checked(check_tenant)]
     description: str = Field("", max_length=2000)
     labels: dict[str, str] = Field(default_factory=dict)
 
@@ -308,7 +249,7 @@ class PolicyDocument(Model):
 
 def check_policy_name(name: str, field: str) -> str:
     """Returns a policy name, or raises InvalidInputError."""
-    if not re.fullmatch(_CLAUSE, name):
+    if not re.fullmatch(CLAUSE_PATTERN, name):
         raise InvalidInputError(
             field, f"{name!r} is not a policy name (lower-case letters, digits and hyphens, at most 64)"
         )

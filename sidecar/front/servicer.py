@@ -24,6 +24,7 @@ from sidecar.front.errors import UnderWayError
 from sidecar.front.repeats import Kept, Repeats, content_of, repeat_key, same
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
+from sidecar.guard.guards import Guards
 from sidecar.journal.record import Record, encode_record
 from sidecar.store.view import ReadView
 
@@ -58,7 +59,7 @@ class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
-    person. `repeats`: shared by the loops of a worker.
+    person. `repeats`, `guards`: shared by the loops of a worker.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class DecisionServicer:
         diagnose: bool,
         disclosure: Disclosure | None = None,
         repeats: Repeats | None = None,
+        guards: Guards | None = None,
     ) -> None:
         self._gatherer = Gatherer(config)
         self._clock = clock
         self._diagnose = diagnose
         self._disclosure = disclosure or Disclosure()
         self.repeats = Repeats() if repeats is None else repeats
+        self._guards = Guards() if guards is None else guards
         self._ids = DecisionIds()
         self._answers = Answers()
 
@@ -100,7 +103,10 @@ class DecisionServicer:
         )
         if request.request_id:
             return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
+        examined = self._guards.examine(gathered)
+        gathered = examined.gathered
         decision = decide(gathered.facts, gathered.rules)
+        self._guards.learn(examined, decision)
         return self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
 
     def _evaluate_once(
@@ -120,12 +126,15 @@ class DecisionServicer:
         first = self.repeats.find(key, content, time.monotonic())
         if first is not None and first.answer is None:
             return _patiently(first, patient)
+        examined = self._guards.examine(gathered)
+        gathered = examined.gathered
         decision = decide(gathered.facts, gathered.rules)
         if first is not None and first.answer is not None and same(first.decision, decision):
             duration_s = time.perf_counter() - begun
             return Verdict(
                 request, traceparent, caller, batch, gathered, decision, duration_s, b"", first.answer, repeated=True
             )
+        self._guards.learn(examined, decision)
         verdict = self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
         verdict.kept = self.repeats.begin(key, content, decision, time.monotonic())
         if verdict.kept is None:
@@ -165,10 +174,9 @@ class DecisionServicer:
         if verdict.decision.basis is not Basis.EXEMPTION_GRANT:
             return verdict
         begun = time.perf_counter()
-        facts, rules, secret = verdict.gathered
-        facts = msgspec.structs.replace(facts, journal_full=True)
-        gathered = Gathered(facts, rules, secret)
-        decision = decide(facts, rules)
+        facts = msgspec.structs.replace(verdict.gathered.facts, journal_full=True)
+        gathered = verdict.gathered._replace(facts=facts)
+        decision = decide(facts, gathered.rules)
         return self._verdict(
             verdict.request, verdict.traceparent, verdict.caller, verdict.batch, gathered, decision, begun
         )
@@ -198,7 +206,7 @@ class DecisionServicer:
         begun: float,
     ) -> Verdict:
         duration_s = time.perf_counter() - begun
-        facts, rules, secret = gathered
+        facts, rules, secret = gathered.facts, gathered.rules, gathered.secret
         decision_id = self._ids.next()
         explanation = None
         may_diagnose = self._diagnose if caller is None else caller.diagnose

@@ -24,6 +24,8 @@ from sidecar.front.repeats import Repeats
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
+from sidecar.guard.guards import Guards
+from sidecar.guard.places import Places
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
@@ -45,7 +47,9 @@ EXIT_CANNOT_START: Final = 1
 EXIT_LOOP_DIED: Final = 70
 
 
-def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = None) -> int:
+def run(
+    config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = None, guards: Guards | None = None
+) -> int:
     """Serves worker `index`'s listeners until SIGTERM or SIGINT, then drains. Returns the exit code.
 
     To be called in the main thread of a process of its own. `page` is attached; bound ports, state, data, heartbeat and
@@ -75,7 +79,10 @@ def run(config: Config, index: int, page: WorkerSlot, *, clock: Clock | None = N
         for transport in transports:
             transport.close()
         return EXIT_CANNOT_START
-    worker = _Worker(config, page, clock or Clock(), journal, transports)
+    places = Places(config.geo_file) if config.geo_file is not None else None
+    if guards is None:
+        guards = Guards(entries=config.guard_entries, places=places, slot=page)
+    worker = _Worker(config, page, clock or Clock(), journal, transports, guards, places)
     try:
         return worker.serve()
     finally:
@@ -86,10 +93,18 @@ class _Worker:
     """The main thread's side: it publishes what the loops do, and ends them."""
 
     def __init__(
-        self, config: Config, page: WorkerSlot, clock: Clock, journal: SegmentWriter, transports: list[Transport]
+        self,
+        config: Config,
+        page: WorkerSlot,
+        clock: Clock,
+        journal: SegmentWriter,
+        transports: list[Transport],
+        guards: Guards,
+        places: Places | None,
     ) -> None:
         self._page = page
         self._clock = clock
+        self._places = places
         self._tenant = config.tenant
         self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
         self._journal = journal
@@ -108,6 +123,7 @@ class _Worker:
                     clock,
                     diagnose=config.diagnose,
                     disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
+                    guards=guards,
                     repeats=repeats,
                 ),
                 self._reader,
@@ -173,6 +189,8 @@ class _Worker:
         self._recorder.settle()
         if self._admission is not None:
             self._admission.follow()
+        if self._places is not None:
+            self._places.follow()
         self._beat()
 
     def _beat(self) -> None:

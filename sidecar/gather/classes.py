@@ -7,9 +7,6 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
-DEFAULT_CLASS = "default"
-"""The class of grants that name none."""
-
 
 class ClassStanding(NamedTuple):
     """How the breaker of a class of grants stands, as far as its grants are concerned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -75,11 +75,17 @@ class _Loaded(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The facts, the rules to decide them by, and the tenant secret in use, if there is one."""
+    """The facts, the rules to decide them by, and the tenant secret in use, if there is one.
+
+    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came.
+    """
 
     facts: Facts
     rules: TenantRules
     secret: bytes | None
+    asked: Checked | None = None
+    device_evidence: bytes = b""
+    fingerprint: Mapping[str, str] = {}
 
 
 class Gatherer:
@@ -155,7 +161,7 @@ class Gatherer:
             candidates=candidates,
             values=values,
         )
-        return Gathered(facts, tenant.rules, secret)
+        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, shown.fingerprint)
 
     def outline(self, request: decision_pb2.EvaluateRequest, view: ReadView, now: float) -> Gathered:
         """The rules a request would be decided by, and facts that know nothing but the

@@ -8,8 +8,10 @@ from functools import lru_cache
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
 
+from engine.classes import class_name
 from engine.facts import Grant, GrantScope
-from sidecar.gather.classes import DEFAULT_CLASS, ClassStanding
+from engine.lifecycle import counted
+from sidecar.gather.classes import ClassStanding
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -47,7 +49,9 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         start_at=moment(record.start_time, record.HasField("start_time")),
         expire_at=moment(record.expire_time, record.HasField("expire_time")),
         condition=record.condition,
-        grant_class=record.grant_class or DEFAULT_CLASS,
+        grant_class=class_name(record.grant_class),
+        review_at=moment(record.review_time, record.HasField("review_time")),
+        approvals=counted(record.requester, (approval.actor for approval in record.approvals)),
     )
 
 
@@ -64,9 +68,11 @@ def drawn(grant: Grant, draw: float, standing: ClassStanding) -> Grant:
         grant.expire_at,
         grant.condition,
         draw,
-        grant_class=grant.grant_class,
-        class_suspended=standing.suspended,
-        class_spot_check_rate=standing.spot_check_rate,
+        grant.grant_class,
+        grant.review_at,
+        grant.approvals,
+        standing.suspended,
+        standing.spot_check_rate,
     )
 
 

@@ -11,6 +11,7 @@ import logging
 from sidestep.v1 import resources_pb2
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass, read_class
 from engine.clauses import Clause
 from engine.errors import InvalidInputError
 from engine.facts import Evidence
@@ -49,7 +50,19 @@ def tenant_rules(
         top=top,
         risk_ceiling=settings.risk_ceiling if settings.HasField("risk_ceiling") else None,
         clock_skew_s=clock_skew_s(settings),
+        classes=grant_classes(settings),
     )
+
+
+def grant_classes(settings: resources_pb2.Settings) -> list[GrantClass]:
+    """The tenant's classes of grants. One that cannot be used whole is left out, and its grants exempt nobody."""
+    classes = []
+    for stated in settings.grant_classes:
+        try:
+            classes.append(read_class(stated))
+        except InvalidInputError as error:
+            _log.error("a class of grants is left out, and its grants do not apply: %s", error)
+    return classes
 
 
 def acr_order(settings: resources_pb2.Settings) -> AcrOrder:

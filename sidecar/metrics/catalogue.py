@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.page import BASES, ERRORS, EXPORT_STATES, MAX_WORKERS, OUTCOMES, State
+from sidecar.page import BASES, ERRORS, EXPORT_STATES, GUARDS, MAX_WORKERS, OUTCOMES, State
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 
@@ -199,6 +199,14 @@ PROCESS_STATE = Metric(
 )
 PROCESS_RESTARTS = Metric(
     "sidestep.process.restarts", Kind.COUNTER, "{restart}", "Times a process was started again.", (_PROCESS,)
+)
+
+GUARD_FINDINGS = Metric(
+    "sidestep.guard.findings",
+    Kind.COUNTER,
+    "{finding}",
+    "New findings of the guards, and new evidence for old ones.",
+    (Label("guard", GUARDS),),
 )
 
 METRIC_EXPORTS = Metric(

@@ -13,6 +13,7 @@ from sidecar.page import (
     ERRORS,
     EXEMPLAR_WORDS,
     EXPORT_STATES,
+    GUARDS,
     LATENCY_BOUNDS_S,
     OUTCOMES,
     UNKNOWN,
@@ -105,6 +106,9 @@ def collect(page: Page) -> list[Sample]:
     found[catalogue.DECISIONS] = _decisions(workers)
     found[catalogue.ERROR_COUNT] = tuple(
         Point((code,), _total(workers, WorkerWord.ERRORS, at)) for at, code in enumerate(ERRORS)
+    )
+    found[catalogue.GUARD_FINDINGS] = tuple(
+        Point((guard,), _total(workers, WorkerWord.GUARD_FINDINGS, at)) for at, guard in enumerate(GUARDS)
     )
     known = (worker.get(WorkerWord.CALLERS) for worker in _living(workers))
     found[catalogue.CALLERS] = (Point((), min(known, default=0)),)

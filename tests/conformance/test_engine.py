@@ -12,6 +12,7 @@ from engine.decision import Code
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError
 from sidecar.gather.gatherer import GatherConfig, Gatherer, ScopeError
+from sidecar.guard.guards import Guards
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.reader import Reader
 from tests.conformance import requests
@@ -27,6 +28,7 @@ class Engine:
         base = fixture()
         self.replica = Replica(data_dir)
         self._reader = Reader(data_dir, clock=self.replica.clock)
+        self._guards = Guards()
         self._gatherer = Gatherer(
             GatherConfig(
                 default_tenant=base["default_tenant"],
@@ -41,6 +43,12 @@ class Engine:
 
     def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         """The decision, or the error as (gRPC code, field)."""
+        self._guards.reset()
+        for earlier in vector.before:
+            self._answer(earlier)
+        return self._answer(vector)
+
+    def _answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         self.replica.change(vector)
         with self._reader.view() as view:
             tenant = vector.request.get("tenant", fixture()["default_tenant"])
@@ -63,7 +71,10 @@ class Engine:
                 return "UNAVAILABLE", ""
             except ScopeError:
                 return "PERMISSION_DENIED", ""
-            return of_decision(decide(gathered.facts, gathered.rules))
+            examined = self._guards.examine(gathered)
+            decision = decide(examined.gathered.facts, gathered.rules)
+            self._guards.learn(examined, decision)
+            return of_decision(decision)
 
 
 @pytest.fixture(scope="module")

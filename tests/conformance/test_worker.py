@@ -38,6 +38,7 @@ class Workers:
         self.answered: dict[str, tuple[str, str]] = {}
         running.callback(self.replica.close)
         self._clock = clock_file(data_dir)
+        self._round = 0
         self._set_clock()
         self._fill_journal()
         self._stubs = []
@@ -60,21 +61,29 @@ class Workers:
 
     def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         """The decision, or the error as (gRPC code, details)."""
-        self.replica.change(vector)
-        self._set_clock()
-        tenant = vector.request.get("tenant", fixture()["default_tenant"])
-        request = requests.build(vector, self.replica.head(tenant))
-        request.explain = True
+        self._round += 1
         stub = self._stubs[_FULL if vector.journal_full else 0]
+        for earlier in vector.before:
+            self._ask(stub, earlier)
         try:
-            response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=_DEADLINE_S)
+            response = self._ask(stub, vector)
         except grpc.RpcError as error:
             return error.code().name, error.details() or ""
+        tenant = vector.request.get("tenant", fixture()["default_tenant"])
         verdict = of_response(response, tenant)
         if not vector.journal_full:
             assert response.decision_id not in self.answered
             self.answered[response.decision_id] = verdict.outcome, verdict.basis
         return verdict
+
+    def _ask(self, stub: decision_pb2_grpc.DecisionServiceStub, vector: Vector) -> decision_pb2.EvaluateResponse:
+        self.replica.change(vector)
+        self._set_clock()
+        tenant = vector.request.get("tenant", fixture()["default_tenant"])
+        request = requests.build(vector, self.replica.head(tenant))
+        request.explain = True
+        response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=_DEADLINE_S)
+        return response
 
     def recorded(self) -> dict[str, Record]:
         """The journal of the worker that has one, by decision id."""
@@ -91,7 +100,7 @@ class Workers:
         return records
 
     def _set_clock(self) -> None:
-        set_clock(self._clock, self.replica.clock.wall(), self.replica.clock.boottime())
+        set_clock(self._clock, self.replica.clock.wall(), self.replica.clock.boottime(), self._round)
 
     def _fill_journal(self) -> None:
         """A segment of an earlier start, as large as the bound. It has no content, since nobody ships it here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,8 @@ class Vector:
     journal_full: bool
     deadline_passed: bool
     only: str
+    # Requests that came before, oldest first.
+    before: tuple[Vector, ...] = ()
 
     @property
     def now_s(self) -> float:
@@ -129,7 +131,7 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         return merge(merge(base, given.get(part, {})), case.get(part, {}))
 
     base = fixture()
-    return Vector(
+    vector = Vector(
         id=f"{topic}::{case['name']}",
         now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
         records=layered("records", base["tenants"][base["default_tenant"]]),
@@ -141,3 +143,9 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         deadline_passed=case.get("deadline_passed", False),
         only=case.get("runner", {}).get("only", ""),
     )
+    earlier = [
+        replace(vector, now=instant(past["at"], vector.now), request=merge(vector.request, past.get("request", {})))
+        for past in case.get("before", ())
+        for _ in range(past.get("times", 1))
+    ]
+    return replace(vector, before=tuple(earlier))

@@ -1,6 +1,7 @@
 """A real worker whose clock stands where the test puts it: `python -m tests.conformance.worker_process worker ...`.
 
-Takes the arguments of `python -m sidecar.app`. The time is read from the file `clock` in the data directory, at every use.
+Takes the arguments of `python -m sidecar.app`. The time is read from the file `clock` in the data directory, at every use;
+so is the number of the vector: with each, the guards begin anew.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from sidecar.app import die_with_parent
 from sidecar.clock import Clock
 from sidecar.config import load
 from sidecar.front import worker
+from sidecar.gather.gatherer import Gathered
+from sidecar.guard.guards import Examined, Guards
 from sidecar.page import Page
 from tests.conformance.replica import BOOT
 
-_TIMES = Struct("<dd")
+_TIMES = Struct("<ddq")
 
 
 def clock_file(data_dir: Path) -> Path:
@@ -26,10 +29,10 @@ def clock_file(data_dir: Path) -> Path:
     return data_dir / "clock"
 
 
-def set_clock(path: Path, wall: float, boottime: float) -> None:
-    """Sets the time, for workers running and to come."""
+def set_clock(path: Path, wall: float, boottime: float, vector: int) -> None:
+    """Sets the time and the number of the vector, for workers running and to come."""
     with path.open("r+b" if path.exists() else "wb") as file:
-        file.write(_TIMES.pack(wall, boottime))
+        file.write(_TIMES.pack(wall, boottime, vector))
 
 
 class FileClock(Clock):
@@ -48,6 +51,26 @@ class FileClock(Clock):
     def boottime(self) -> float:
         return float(_TIMES.unpack_from(self._times)[1])
 
+    def vector(self) -> int:
+        """The number of the vector."""
+        return int(_TIMES.unpack_from(self._times)[2])
+
+
+class ForgetfulGuards(Guards):
+    """Guards that know nothing of earlier vectors."""
+
+    def __init__(self, clock: FileClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._vector = -1
+
+    def examine(self, gathered: Gathered, caller: str = "") -> Examined:
+        vector = self._clock.vector()
+        if vector != self._vector:
+            self._vector = vector
+            self.reset()
+        return super().examine(gathered, caller)
+
 
 def main() -> int:
     """Runs the worker until SIGTERM."""
@@ -60,7 +83,8 @@ def main() -> int:
     config = load()
     slot = Page(config.page_path).worker(options.index)
     slot.attach()
-    return worker.run(config, options.index, slot, clock=FileClock(clock_file(config.data_dir)))
+    clock = FileClock(clock_file(config.data_dir))
+    return worker.run(config, options.index, slot, clock=clock, guards=ForgetfulGuards(clock))
 
 
 if __name__ == "__main__":

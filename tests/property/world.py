@@ -434,7 +434,7 @@ class Replica:
     def ask(self, request: decision_pb2.EvaluateRequest) -> Answer:
         """As a worker would, at NOW. Raises InvalidInputError."""
         with self._reader.view() as view:
-            facts, rules, _ = self._gatherer.gather(request, view, NOW, clock=self.clock)
+            facts, rules, *_ = self._gatherer.gather(request, view, NOW, clock=self.clock)
         return Answer(decide(facts, rules), facts, rules)
 
     def close(self) -> None:

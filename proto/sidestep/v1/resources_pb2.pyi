@@ -44,6 +44,18 @@ class GrantState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANT_STATE_ACTIVE: _ClassVar[GrantState]
     GRANT_STATE_SUSPENDED: _ClassVar[GrantState]
     GRANT_STATE_REVOKED: _ClassVar[GrantState]
+    GRANT_STATE_REQUESTED: _ClassVar[GrantState]
+    GRANT_STATE_APPROVED: _ClassVar[GrantState]
+    GRANT_STATE_EXPIRED: _ClassVar[GrantState]
+    GRANT_STATE_LAPSED: _ClassVar[GrantState]
+    GRANT_STATE_REJECTED: _ClassVar[GrantState]
+
+class GrantScope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GRANT_SCOPE_UNSPECIFIED: _ClassVar[GrantScope]
+    GRANT_SCOPE_SUBJECT: _ClassVar[GrantScope]
+    GRANT_SCOPE_ROLE: _ClassVar[GrantScope]
+    GRANT_SCOPE_DEVICE: _ClassVar[GrantScope]
 
 class ClassState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -111,6 +123,15 @@ GRANT_STATE_UNSPECIFIED: GrantState
 GRANT_STATE_ACTIVE: GrantState
 GRANT_STATE_SUSPENDED: GrantState
 GRANT_STATE_REVOKED: GrantState
+GRANT_STATE_REQUESTED: GrantState
+GRANT_STATE_APPROVED: GrantState
+GRANT_STATE_EXPIRED: GrantState
+GRANT_STATE_LAPSED: GrantState
+GRANT_STATE_REJECTED: GrantState
+GRANT_SCOPE_UNSPECIFIED: GrantScope
+GRANT_SCOPE_SUBJECT: GrantScope
+GRANT_SCOPE_ROLE: GrantScope
+GRANT_SCOPE_DEVICE: GrantScope
 CLASS_STATE_UNSPECIFIED: ClassState
 CLASS_STATE_ACTIVE: ClassState
 CLASS_STATE_SUSPENDED: ClassState
@@ -185,8 +206,38 @@ class Policy(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     def __init__(self, name: _Optional[str] = ..., document: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class Approval(_message.Message):
+    __slots__ = ("actor", "time")
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    actor: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, actor: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GrantClass(_message.Message):
+    __slots__ = ("id", "ceiling", "max_validity", "review_every", "approvals", "ticket_required", "budget_required", "condition_required", "scopes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CEILING_FIELD_NUMBER: _ClassVar[int]
+    MAX_VALIDITY_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_EVERY_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    ceiling: Requirement
+    max_validity: _duration_pb2.Duration
+    review_every: _duration_pb2.Duration
+    approvals: int
+    ticket_required: bool
+    budget_required: bool
+    condition_required: bool
+    scopes: _containers.RepeatedScalarFieldContainer[GrantScope]
+    def __init__(self, id: _Optional[str] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., max_validity: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., review_every: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., approvals: _Optional[int] = ..., ticket_required: _Optional[bool] = ..., budget_required: _Optional[bool] = ..., condition_required: _Optional[bool] = ..., scopes: _Optional[_Iterable[_Union[GrantScope, str]]] = ...) -> None: ...
+
 class Grant(_message.Message):
-    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "grant_class", "budget")
+    __slots__ = ("name", "state", "subject", "role", "device", "actions", "start_time", "expire_time", "ceiling", "condition", "reason", "owner", "update_time", "ticket", "grant_class", "review_time", "budget", "requester", "approvals", "state_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -200,8 +251,13 @@ class Grant(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     GRANT_CLASS_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_TIME_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_FIELD_NUMBER: _ClassVar[int]
+    STATE_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: GrantState
     subject: str
@@ -215,9 +271,14 @@ class Grant(_message.Message):
     reason: str
     owner: str
     update_time: _timestamp_pb2.Timestamp
+    ticket: str
     grant_class: str
+    review_time: _timestamp_pb2.Timestamp
     budget: Budget
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_class: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+    requester: str
+    approvals: _containers.RepeatedCompositeFieldContainer[Approval]
+    state_reason: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., device: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ceiling: _Optional[_Union[Requirement, _Mapping]] = ..., condition: _Optional[str] = ..., reason: _Optional[str] = ..., owner: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ticket: _Optional[str] = ..., grant_class: _Optional[str] = ..., review_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., requester: _Optional[str] = ..., approvals: _Optional[_Iterable[_Union[Approval, _Mapping]]] = ..., state_reason: _Optional[str] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("max_count", "max_amount", "max_per_use", "max_elapsed")
@@ -447,7 +508,7 @@ class FingerprintComponent(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "breakers")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "breakers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -458,6 +519,7 @@ class Settings(_message.Message):
     RISK_CEILING_FIELD_NUMBER: _ClassVar[int]
     CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    GRANT_CLASSES_FIELD_NUMBER: _ClassVar[int]
     BREAKERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
@@ -469,8 +531,9 @@ class Settings(_message.Message):
     risk_ceiling: int
     clock_skew: _duration_pb2.Duration
     update_time: _timestamp_pb2.Timestamp
+    grant_classes: _containers.RepeatedCompositeFieldContainer[GrantClass]
     breakers: _containers.RepeatedCompositeFieldContainer[ClassBreaker]
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")

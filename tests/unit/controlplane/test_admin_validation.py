@@ -97,6 +97,11 @@ def settings() -> pb.Resource:
     record.top_requirement.acr = "phr"
     record.top_requirement.max_age.FromSeconds(300)
     record.clock_skew.FromSeconds(30)
+    grant_class = record.grant_classes.add(id="standard", approvals=1, scopes=["GRANT_SCOPE_SUBJECT"])
+    grant_class.ceiling.acr = "nist-aal2"
+    grant_class.ceiling.max_age.FromSeconds(3600)
+    grant_class.max_validity.FromSeconds(86_400)
+    grant_class.review_every.FromSeconds(3_600)
     return pb.Resource(settings=record)
 
 
@@ -143,7 +148,7 @@ def mutate(make: Callable[[], pb.Resource], **values: Any) -> pb.Resource:
         elif isinstance(value, list):
             target.ClearField(parts[-1])
             getattr(target, parts[-1]).extend(value)
-        elif (isinstance(value, float) and parts[-1].endswith("time")) or parts[-1] in ("max_age", "clock_skew"):
+        elif (isinstance(value, float) and parts[-1].endswith("time")) or parts[-1] in DURATIONS:
             getattr(target, parts[-1]).FromNanoseconds(int(value * 1e9))
         elif isinstance(value, dict):
             getattr(target, parts[-1]).update(value)
@@ -153,6 +158,7 @@ def mutate(make: Callable[[], pb.Resource], **values: Any) -> pb.Resource:
 
 
 LONG = "x" * 129
+DURATIONS = ("max_age", "clock_skew", "max_validity", "review_every")
 BAD = [
     (grant, {"name": "tenants/acme/grants"}, "grant.name"),
     (grant, {"name": "tenants/Acme/grants/g1"}, "grant.name"),
@@ -178,6 +184,11 @@ BAD = [
     (grant, {"condition": "device.knwn"}, "grant.condition"),
     (grant, {"condition": "1 +"}, "grant.condition"),
     (grant, {"reason": "x" * 1025}, "grant.reason"),
+    (grant, {"ticket": "x" * 1025}, "grant.ticket"),
+    (grant, {"state_reason": "x" * 1025}, "grant.state_reason"),
+    (grant, {"grant_class": "Standard"}, "grant.grant_class"),
+    (grant, {"requester": "alice"}, "grant.requester"),
+    (grant, {"approvals": [pb.Approval(actor="bob")]}, "grant.approvals"),
     (subject, {"state": 0}, "subject.state"),
     (subject, {"roles": ["a", "a"]}, "subject.roles[1]"),
     (subject, {"methods": ["totp", ""]}, "subject.methods[1]"),
@@ -228,6 +239,18 @@ BAD = [
     (settings, {"methods__acr": ""}, "settings.methods[0].acr"),
     (settings, {"methods__acr": 'phr", error="'}, "settings.methods[0].acr"),
     (settings, {"methods__acr": "phr\r\nX: y"}, "settings.methods[0].acr"),
+    (settings, {"grant_classes__id": "No Class"}, "settings.grant_classes[0].id"),
+    (settings, {"grant_classes": [pb.GrantClass()] * 2}, "settings.grant_classes[0].id"),
+    (settings, {"grant_classes": [pb.GrantClass(id=f"c{n}") for n in range(65)]}, "settings.grant_classes"),
+    (settings, {"grant_classes__ceiling": None}, "settings.grant_classes[0].ceiling"),
+    (settings, {"grant_classes__ceiling__acr": ""}, "settings.grant_classes[0].ceiling.acr"),
+    (settings, {"grant_classes__ceiling__max_age": None}, "settings.grant_classes[0].ceiling.max_age"),
+    (settings, {"grant_classes__max_validity": None}, "settings.grant_classes[0].max_validity"),
+    (settings, {"grant_classes__max_validity": 0.0}, "settings.grant_classes[0].max_validity"),
+    (settings, {"grant_classes__review_every": -1.0}, "settings.grant_classes[0].review_every"),
+    (settings, {"grant_classes__approvals": 9}, "settings.grant_classes[0].approvals"),
+    (settings, {"grant_classes__scopes": [0]}, "settings.grant_classes[0].scopes[0]"),
+    (settings, {"grant_classes__scopes": [9]}, "settings.grant_classes[0].scopes[0]"),
     (settings, {"fingerprint__weight": 0}, "settings.fingerprint[0].weight"),
     (settings, {"fingerprint__kind": 0}, "settings.fingerprint[0].kind"),
     (settings, {"fingerprint__max_rise": 3}, "settings.fingerprint[0].max_rise"),

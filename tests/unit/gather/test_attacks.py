@@ -57,7 +57,7 @@ class Sidecar:
         self._replica.change(vector)
         asked = requests.build(vector, None)
         with self._reader.view() as view:
-            facts, rules, _ = self._gatherer.gather(asked, view, vector.now_s, clock=self._replica.clock)
+            facts, rules, *_ = self._gatherer.gather(asked, view, vector.now_s, clock=self._replica.clock)
         return facts, decide(facts, rules)
 
 

@@ -1,0 +1,301 @@
+"""Detectors that look at a request before it is decided. Each is a function of what is remembered, the request and its time.
+
+What a request leaves out counts as the worst it could have been, so that leaving it out cannot lead to a kinder answer: an
+address that is not stated as one more network, a place as the far side of the earth, a component of a fingerprint as whatever
+makes it suspicious. Traps alone are sprung only by what is there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from engine.facts import Binding, Facts
+from engine.fingerprint import parse_version
+from engine.plan import Plan
+from engine.policy.guards import Canary, ImpossibleTravel, InconsistentFingerprint, ManyNetworks, SharedFingerprint
+from sidecar.guard.places import EARTH_HALFWAY_KM, Places, distance_km
+from sidecar.guard.seen import Seen
+from sidecar.guard.track import Place, Track
+
+MAX_FAMILIAR: Final = 8
+_MAX_RESULTS: Final = 4096
+
+
+class Detected(NamedTuple):
+    """What a detector found. `fresh`: evidence that was not there before."""
+
+    code: str
+    confidence: float
+    fresh: bool = False
+
+
+def excess(count: float, limit: float) -> float:
+    """Confidence by how far a count is above its limit: above 0.5, and 1 from twice the limit."""
+    return min(1.0, 0.5 + 0.5 * (count - limit) / limit)
+
+
+def forget(last: dict[Any, float], before: float) -> None:
+    """Drops what was last seen before a time. `last` is in the order of its times."""
+    while last:
+        oldest = next(iter(last))
+        if last[oldest] >= before:
+            return
+        del last[oldest]
+
+
+class ManyNetworksDetector:
+    """A subject's device on many networks."""
+
+    def detect(self, settings: ManyNetworks, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
+        """Whether the networks of any track, with this one, are too many."""
+        network = _network(settings, seen.address)
+        most = 0
+        for track in judging:
+            held = track.networks
+            if held is None:
+                continue
+            forget(held, seen.now - settings.window)
+            most = max(most, len(held) + (network is None or network not in held))
+        if most <= settings.max_networks:
+            return None
+        code = "MANY_NETWORKS" if network is not None else "NETWORK_MISSING"
+        new = network is not None and (own.networks is None or network not in own.networks)
+        return Detected(code, excess(most, settings.max_networks), new)
+
+    def record(self, settings: ManyNetworks, seen: Seen, own: Track) -> None:
+        """Remembers the network."""
+        network = _network(settings, seen.address)
+        if network is None:
+            return
+        if own.networks is None:
+            own.networks = {}
+        own.networks.pop(network, None)
+        own.networks[network] = seen.now
+        if len(own.networks) > 2 * settings.max_networks:
+            del own.networks[next(iter(own.networks))]
+
+
+def _network(settings: ManyNetworks, address: bytes | None) -> bytes | None:
+    if address is None:
+        return None
+    # The length tells the family.
+    return address[: settings.prefix4 // 8] if len(address) == 4 else b"6" * 8 + address[: settings.prefix6 // 8]
+
+
+class ImpossibleTravelDetector:
+    """A subject's device here, and too soon after far away. Places that callers state and those of addresses are never mixed."""
+
+    def __init__(self, places: Places | None) -> None:
+        self._places = places
+
+    def detect(self, settings: ImpossibleTravel, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
+        """Whether the way from the last place of any track is too far for the time."""
+        found: Detected | None = None
+        for track in judging:
+            if track.place is not None:
+                found = _worse(found, _leap(settings, seen, track, track.place, seen.place, own.place))
+            if track.place_of_address is not None and self._places is not None:
+                here = None if seen.address is None else self._places.find(seen.address)
+                if here is None and seen.address is not None:
+                    continue  # the file does not know: nothing was left out
+                found = _worse(found, _leap(settings, seen, track, track.place_of_address, here, own.place_of_address))
+        return found
+
+    def record(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
+        """Remembers the place."""
+        if seen.place is not None:
+            own.place = Place(seen.now, *seen.place)
+        if self._places is not None and seen.address is not None:
+            here = self._places.find(seen.address)
+            if here is not None:
+                own.place_of_address = Place(seen.now, *here)
+
+    def allowed(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
+        """Where it was let through it is at home."""
+        for place in (own.place, own.place_of_address):
+            if place is None or place.at != seen.now:
+                continue
+            if own.familiar is None:
+                own.familiar = deque(maxlen=MAX_FAMILIAR)
+            for known in own.familiar:
+                if _near(settings, known, place.latitude, place.longitude):
+                    known.at = seen.now
+                    break
+            else:
+                own.familiar.append(Place(seen.now, place.latitude, place.longitude))
+
+
+def _leap(
+    settings: ImpossibleTravel,
+    seen: Seen,
+    track: Track,
+    last: Place,
+    here: tuple[float, float] | None,
+    own_last: Place | None,
+) -> Detected | None:
+    hours = max(0.0, seen.now - last.at) / 3600.0
+    reach_km = settings.tolerance + settings.max_speed * hours
+    if reach_km >= EARTH_HALFWAY_KM:
+        return None
+    if here is None:
+        return Detected("LOCATION_MISSING", 1.0)
+    apart_km = distance_km(last.latitude, last.longitude, *here)
+    if apart_km <= reach_km:
+        return None
+    for known in track.familiar or ():
+        if known.at >= seen.now - settings.familiar_for and _near(settings, known, *here):
+            return None
+    # The same place again, seen from another track, is no news.
+    new = own_last is None or not _near(settings, own_last, *here)
+    return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), new)
+
+
+def _near(settings: ImpossibleTravel, place: Place, latitude: float, longitude: float) -> bool:
+    return distance_km(place.latitude, place.longitude, latitude, longitude) <= max(settings.tolerance, 1.0)
+
+
+def _worse(one: Detected | None, other: Detected | None) -> Detected | None:
+    if one is None or other is None:
+        return one or other
+    worse = max(one, other, key=lambda found: found.confidence)
+    return worse._replace(fresh=one.fresh or other.fresh)
+
+
+class SharedFingerprintDetector:
+    """One fingerprint with many subjects. Only of devices that are unknown for their subjects: whoever shows the fingerprint of
+    somebody's own device cannot turn it against them."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        # Those of one subject, and those of several: a flood of made-up fingerprints displaces only the former.
+        self._single: OrderedDict[object, tuple[str, float]] = OrderedDict()
+        self._shared: OrderedDict[object, dict[str, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._single) + len(self._shared)
+
+    def detect(self, settings: SharedFingerprint, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
+        """Whether its subjects, with this one, are too many."""
+        if _known(seen):
+            return None
+        key = _fingerprint_key(settings, seen)
+        if key is None:
+            return Detected("FINGERPRINT_MISSING", 1.0)
+        subjects = self._shared.get(key)
+        if subjects is None:
+            return None
+        forget(subjects, seen.now - settings.window)
+        count = len(subjects) + (seen.subject not in subjects)
+        if count <= settings.max_subjects:
+            return None
+        return Detected("SHARED_FINGERPRINT", excess(count, settings.max_subjects))
+
+    def record(self, settings: SharedFingerprint, seen: Seen, own: Track) -> None:
+        """Remembers whose it is."""
+        if _known(seen):
+            return
+        key = _fingerprint_key(settings, seen)
+        if key is None:
+            return
+        subjects = self._shared.get(key)
+        if subjects is None:
+            alone = self._single.pop(key, None)
+            if alone is None or alone[0] == seen.subject:
+                self._single[key] = (seen.subject, seen.now)
+                _bound(self._single, self._entries)
+                return
+            subjects = self._shared[key] = {alone[0]: alone[1]}
+            _bound(self._shared, self._entries)
+        else:
+            self._shared.move_to_end(key)
+        subjects.pop(seen.subject, None)
+        subjects[seen.subject] = seen.now
+        if len(subjects) > 2 * settings.max_subjects:
+            del subjects[next(iter(subjects))]
+
+
+def _known(seen: Seen) -> bool:
+    return seen.devices[0].binding is not Binding.UNKNOWN
+
+
+def _fingerprint_key(settings: SharedFingerprint, seen: Seen) -> object | None:
+    """None if a component is missing."""
+    values = seen.shown.values
+    parts = [values.get(component) for component in settings.components]
+    return None if None in parts else (seen.tenant, hash(tuple(parts)))
+
+
+def _bound(table: OrderedDict[object, Any], entries: int) -> None:
+    if len(table) > entries:
+        table.popitem(last=False)
+
+
+class InconsistentFingerprintDetector:
+    """Components that cannot belong together."""
+
+    def __init__(self) -> None:
+        # By fingerprint and settings. The settings are kept with the answer, so that their id stays theirs.
+        self._results: dict[tuple[int, int], tuple[InconsistentFingerprint, Detected | None]] = {}
+
+    def detect(
+        self, settings: InconsistentFingerprint, seen: Seen, judging: Sequence[Track], own: Track
+    ) -> Detected | None:
+        """Whether what is shown does not rule out every impossible combination."""
+        key = (seen.shown.key, id(settings))
+        kept = self._results.get(key)
+        if kept is None:
+            if len(self._results) >= _MAX_RESULTS:
+                self._results.clear()
+            kept = self._results[key] = (settings, _inconsistent(settings, seen.shown.values))
+        return kept[1]
+
+    def record(self, settings: InconsistentFingerprint, seen: Seen, own: Track) -> None:
+        """Nothing to remember."""
+
+
+def _inconsistent(settings: InconsistentFingerprint, values: dict[str, str]) -> Detected | None:
+    missing = False
+    for combination in settings.impossible:
+        if any(name in values and not _matches(values[name], wanted) for name, wanted in combination.items()):
+            continue
+        if all(name in values for name in combination):
+            return Detected("INCONSISTENT_FINGERPRINT", 1.0)
+        missing = True
+    return Detected("COMPONENT_MISSING", 1.0) if missing else None
+
+
+def _matches(value: str, wanted: str) -> bool:
+    """Equal, or a version within a bound; one that cannot be read is."""
+    if wanted[0] not in "<>":
+        return value == wanted
+    ordinal = parse_version(value)
+    if ordinal is None:
+        return True
+    bound = int(wanted.lstrip("<>="))
+    if "=" in wanted and ordinal == bound:
+        return True
+    return ordinal < bound if wanted[0] == "<" else ordinal > bound
+
+
+def canary(settings: Canary, plan: Plan, facts: Facts, seen: Seen) -> Detected | None:
+    """Whether a trap is sprung."""
+    if (
+        seen.subject in settings.subjects
+        or seen.action in settings.actions
+        or (
+            settings.devices
+            and (seen.device_id in settings.devices or any(device.id in settings.devices for device in seen.devices))
+        )
+    ):
+        return Detected("CANARY", 1.0, fresh=True)
+    for trap in plan.canaries:
+        data = trap.language.activation(facts, trap.folded.variables)
+        if any(truly for _, truly in trap.folded.evaluate(data)):
+            return Detected("CANARY", 1.0, fresh=True)
+    return None
+
+
+Detect = Callable[[Any, Seen, Sequence[Track], Track], Detected | None]
+Record = Callable[[Any, Seen, Track], None]

@@ -1,0 +1,84 @@
+"""What one request shows the guards. Lives in memory only: it holds addresses and fingerprints as they came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from engine.facts import Device, Facts
+from sidecar.gather.request import Checked
+
+MAX_KEPT = 4096
+
+
+class Shown(NamedTuple):
+    """A fingerprint. `hashes`: of its components' names and values, in this process; `key` of them all."""
+
+    values: dict[str, str]
+    hashes: dict[int, int]
+    key: int
+
+
+NOTHING = Shown({}, {}, 0)
+
+
+class Seen(NamedTuple):
+    """One request, at one time."""
+
+    now: float
+    tenant: str
+    subject: str
+    action: str
+    # The id the request names, and the devices it was found to be, the likeliest first.
+    device_id: str
+    devices: tuple[Device, ...]
+    shown: Shown
+    # Packed; None: not stated.
+    address: bytes | None
+    # Latitude and longitude in degrees, as the caller states them; None: not stated, or impossible.
+    place: tuple[float, float] | None
+
+
+class Fingerprints:
+    """Fingerprints by the bytes they came in: most requests show one that was seen before. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Shown] = {}
+
+    def get(self, encoded: bytes, fingerprint: Mapping[str, str]) -> Shown:
+        """The fingerprint whose device evidence is `encoded`."""
+        shown = self._kept.get(encoded)
+        if shown is None:
+            values = dict(fingerprint)
+            hashes = {hash(name): hash(value) for name, value in values.items()}
+            shown = Shown(values, hashes, hash(frozenset(hashes.items()))) if values else NOTHING
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[encoded] = shown
+        return shown
+
+
+def seen(asked: Checked, facts: Facts, shown: Shown) -> Seen:
+    """What the request shows. `facts`: those made of it."""
+    return Seen(
+        facts.now,
+        facts.tenant,
+        asked.subject,
+        facts.action,
+        asked.device,
+        (facts.device, *(candidate.device for candidate in facts.candidates)) if facts.candidates else (facts.device,),
+        shown,
+        asked.address,
+        _place(asked),
+    )
+
+
+def _place(asked: Checked) -> tuple[float, float] | None:
+    latitude, longitude = asked.values.get("context.lat"), asked.values.get("context.lon")
+    for degrees, most in ((latitude, 90.0), (longitude, 180.0)):
+        if isinstance(degrees, bool) or not isinstance(degrees, int | float) or not math.fabs(degrees) <= most:
+            return None
+    assert isinstance(latitude, int | float)
+    assert isinstance(longitude, int | float)
+    return float(latitude), float(longitude)
