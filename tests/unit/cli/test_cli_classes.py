@@ -107,4 +107,4 @@ def test_impossible_states_are_refused(sidestep: Sidestep, spec: str, field: str
     text = (
         f"apiVersion: sidestep.dev/v1\nkind: GrantClassState\nmetadata: {{name: staff, tenant: acme}}\nspec: {spec}\n"
     )
-    assert field in sidestep("apply", sidestep.file("state.yaml", text), code=1)
+    assert field in sidestep("apply", "-f", sidestep.file("state.yaml", text), code=1)
