@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from engine import budget
 from engine.classes import DEFAULT_CLASS, GrantClass
 from engine.clauses import Ceiling, Clause
 from engine.decision import Code, Reason
@@ -133,7 +134,8 @@ def refusal(
         return Code.CLASS_SUSPENDED
     if grant.spot_draw < spot_check_rate(grant, thresholds):
         return Code.SPOT_CHECK
-    return None
+    # Last, so that a call fails for want of a lease only if nothing else is against it.
+    return budget.refusal(grant.budget, facts, rules.clock_skew_s) if grant.budget is not None else None
 
 
 def spot_check_rate(grant: Grant, thresholds: Thresholds) -> float:

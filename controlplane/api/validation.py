@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.api.budgets import check_budget
 from controlplane.api.jwk import check_jwk
 from controlplane.breakers import check_breakers, check_class_state
 from engine.acr import AcrOrder, check_acr
@@ -82,6 +83,8 @@ def _grant(record: pb.Grant, name: Name, field: str) -> None:
             check_condition(record.condition)
         except PolicyError as error:
             raise InvalidInputError(f"{field}.condition", describe(error)) from None
+    if record.HasField("budget"):
+        check_budget(record.budget, f"{field}.budget")
     for text in ("reason", "owner", "ticket", "state_reason"):
         _text(getattr(record, text), f"{field}.{text}")
     if record.grant_class:

@@ -20,6 +20,7 @@ from controlplane.cli.program import Program
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
+from controlplane.cli.simulate import simulate
 from controlplane.cli.subjects import subject
 from controlplane.cli.tenants import posture, settings
 
@@ -51,6 +52,7 @@ for command in (
     evaluate,
     decisions,
     journal,
+    simulate,
 ):
     cli.add_command(command)
 sidecar.add_command(audit_sidecars)
