@@ -17,6 +17,7 @@ from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
 from controlplane.cli.policies import policy
 from controlplane.cli.program import Program
+from controlplane.cli.proposals import proposal
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
@@ -48,6 +49,7 @@ for command in (
     sidecar,
     revisions,
     audit,
+    proposal,
     apply,
     evaluate,
     decisions,

@@ -16,8 +16,10 @@ from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.writing import Writer
 from controlplane.operators import Operators
 from controlplane.store import Store
 
@@ -28,14 +30,15 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub`, `server.audit` and `server.reports` are blocking stubs. `operators`: path of an operators' file; without it,
-    development mode.
+    `server.stub`, `server.audit`, `server.proposals` and `server.reports` are blocking stubs. `operators`: path of an
+    operators' file; without it, development mode.
     """
 
     store: Store
     address: str
     stub: Any
     audit: Any
+    proposals: Any
     reports: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
@@ -49,6 +52,7 @@ class AdminServer:
         self.run(self._start())
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
@@ -83,7 +87,9 @@ class AdminServer:
         interceptors = [ErrorInterceptor(), IdentityInterceptor(self.operators, self.refusals)]
         self._server = grpc.aio.server(interceptors=interceptors, options=(("grpc.so_reuseport", 0),))
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
+        writer = Writer(self.store)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
