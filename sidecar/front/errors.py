@@ -9,6 +9,7 @@ from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
+from sidecar.local.store import LocalStoreError, StaleProofError, UsedProofError
 from sidecar.store.errors import NotLoadedError, UnreadableError
 
 
@@ -66,6 +67,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnknownDecisionError, StatusCode.NOT_FOUND),
     (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
     (ReservationsError, StatusCode.UNAVAILABLE),
+    (UsedProofError, StatusCode.ALREADY_EXISTS),
+    (StaleProofError, StatusCode.FAILED_PRECONDITION),
+    (LocalStoreError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 

@@ -27,6 +27,7 @@ from sidecar.front.errors import UnderWayError
 from sidecar.front.repeats import Kept, Repeats, content_of, repeat_key, same
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
+from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Examined, Guards
 from sidecar.journal.record import Record, encode_record
 from sidecar.lease.leases import Taken, Wait
@@ -65,7 +66,7 @@ class DecisionServicer:
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
     person. `repeats`, `guards`, `budgets`: shared by the loops of a worker; without `budgets`, no grant with a budget
-    applies.
+    applies. `reported`: what was reported in this pod lately.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class DecisionServicer:
         repeats: Repeats | None = None,
         guards: Guards | None = None,
         budgets: Budgets | None = None,
+        reported: ReportedLately | None = None,
     ) -> None:
-        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held)
+        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held, reported)
         self._budgets = budgets
         self._clock = clock
         self._diagnose = diagnose

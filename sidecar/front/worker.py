@@ -24,15 +24,18 @@ from sidecar.front.methods import OtherCall, methods
 from sidecar.front.native import NativeTransport
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
+from sidecar.front.report import MAX_REPORT_BYTES, AuthenticationReporter
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.settle import MAX_SETTLE_BYTES, Settler
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
+from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Guards
 from sidecar.guard.places import Places
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
+from sidecar.local.store import LocalStore, LocalStoreError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
 
@@ -67,7 +70,13 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     clock = clock or Clock()
     reservations = _reservations(config, clock)
-    others = (OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),)
+    local = _local_store(config)
+    reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+    reporter = AuthenticationReporter(local, reader, clock, config.tenant)
+    others = (
+        OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),
+        OtherCall("ReportAuthentication", MAX_REPORT_BYTES, reporter.answer),
+    )
     transports: list[Transport] = []
     try:
         journal = SegmentWriter(
@@ -95,13 +104,18 @@ def run(
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
     budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
-    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases)
+    reported = None if local is None else local.authentications
+    worker = _Worker(
+        config, page, clock, reader, journal, transports, others, guards, places, budgets, leases, reported
+    )
     try:
         return worker.serve()
     finally:
         worker.close()
         if reservations is not None:
             reservations.close()
+        if local is not None:
+            local.close()
 
 
 def _reservations(config: Config, clock: Clock) -> Reservations | None:
@@ -110,6 +124,15 @@ def _reservations(config: Config, clock: Clock) -> Reservations | None:
         return Reservations(config.leases_dir, clock.boot_id())
     except ReservationsError as error:
         _log.error("leases: %s; no grant with a budget applies, and nothing can be settled", error)
+        return None
+
+
+def _local_store(config: Config) -> LocalStore | None:
+    """None: it cannot be used, which has been logged."""
+    try:
+        return LocalStore(config.local_dir)
+    except LocalStoreError as error:
+        _log.error("reported authentications: %s; none is taken, and none counts", error)
         return None
 
 
@@ -128,6 +151,7 @@ class _Worker:
         config: Config,
         page: WorkerSlot,
         clock: Clock,
+        reader: Reader,
         journal: SegmentWriter,
         transports: list[Transport],
         others: Sequence[OtherCall],
@@ -135,6 +159,7 @@ class _Worker:
         places: Places | None,
         budgets: Budgets | None,
         leases: LeaseClient | None,
+        reported: ReportedLately | None,
     ) -> None:
         self._page = page
         self._clock = clock
@@ -144,7 +169,7 @@ class _Worker:
         self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
         self._journal = journal
         self._transports = transports
-        self._reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+        self._reader = reader
         self._health = Health()
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
         self._recorder = Recorder(journal, page, clock)
@@ -161,6 +186,7 @@ class _Worker:
                     guards=guards,
                     budgets=budgets,
                     repeats=repeats,
+                    reported=reported,
                 ),
                 self._reader,
                 self._recorder,

@@ -53,6 +53,11 @@ class DecisionServiceStub:
                 request_serializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.ReportAuthentication = channel.unary_unary(
+                '/sidestep.v1.DecisionService/ReportAuthentication',
+                request_serializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -89,6 +94,18 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportAuthentication(self, request, context):
+        """Tells of a finished step-up, with its proof. From the answer on it counts in every worker of this pod, for the session and the
+        device it happened in; the control plane is told through a durable outbox.
+
+        Errors: INVALID_ARGUMENT names the field, and for `token` what is wrong with the proof (`subject_mismatch`, `audience`,
+        `missing_jti`, ...); ALREADY_EXISTS: its jti was used; FAILED_PRECONDITION: a later authentication of the session is known;
+        UNAVAILABLE: it could not be kept, report again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +123,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.SerializeToString,
+            ),
+            'ReportAuthentication': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAuthentication,
+                    request_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,6 +215,33 @@ class DecisionService:
             '/sidestep.v1.DecisionService/Settle',
             sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
             sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAuthentication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.DecisionService/ReportAuthentication',
+            sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.SerializeToString,
+            sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.FromString,
             options,
             channel_credentials,
             insecure,
