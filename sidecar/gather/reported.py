@@ -1,7 +1,7 @@
 """Authentications that were reported in this pod, beside those that the data holds.
 
-One counts in the session it was reported for, and as history of the device it happened on. It stands on its issuer and key as they
-are now: once either is taken away, so is what rests on it.
+One counts in the session it was reported for, and as history of the device it happened on. It stands on its issuer and key as
+they are now: once either is taken away, so is what rests on it.
 """
 
 from __future__ import annotations

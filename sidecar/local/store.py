@@ -47,6 +47,8 @@ _SEQUENCE: Final = struct.Struct(">Q")
 _TIME: Final = struct.Struct(">d")
 _PRUNED_PER_WRITE: Final = 8
 _TABLES: Final = (b"a", b"p")
+# A damaged tree may kill who reads it; but one process may also be killed for another reason just then.
+_MAX_DEATHS: Final = 3
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -214,25 +216,34 @@ class LocalStore:
         """Opens it alone: a damaged one is put aside."""
         lost = False
         if self._path.exists():
+            attempts = directory / "examining"
             try:
+                died = len(attempts.read_bytes()) if attempts.exists() else 0
+                if died >= _MAX_DEATHS:
+                    raise DamagedRowError(f"{died} processes died of examining it")
+                with attempts.open("ab") as file:
+                    file.write(b".")
                 self._open()
                 self._examine()
-            except (lmdb.Error, DamagedRowError) as error:
+            except (lmdb.Error, DamagedRowError, OSError) as error:
                 lost = True
-                aside = directory / f"damaged-{time.time_ns()}"
-                _log.error("%s is damaged and was put aside as %s: %s", self._path, aside.name, error)
-                if hasattr(self, "_env"):
-                    self._env.close()
-                for older in directory.glob("damaged-*"):
-                    shutil.rmtree(older, ignore_errors=True)  # one is enough to look into
-                self._path.rename(aside)
-            else:
+                self._put_aside(directory, error)
+            attempts.unlink(missing_ok=True)
+            if not lost:
                 return
         self._path.mkdir(mode=0o700)
-        self._open(since=time.time() if lost else 0.0)
+        self._open(create=True, since=time.time() if lost else 0.0)
 
-    def _open(self, since: float = 0.0) -> None:
-        # The first process has made the folder and sealed its meta rows before any other gets here.
+    def _put_aside(self, directory: Path, error: Exception) -> None:
+        aside = directory / f"damaged-{time.time_ns()}"
+        _log.error("%s is damaged and was put aside as %s: %s", self._path, aside.name, error)
+        if hasattr(self, "_env"):
+            self._env.close()
+        for older in directory.glob("damaged-*"):
+            shutil.rmtree(older, ignore_errors=True)  # one is enough to look into
+        self._path.rename(aside)
+
+    def _open(self, *, create: bool = False, since: float = 0.0) -> None:
         self._env: lmdb.Environment = lmdb.open(
             str(self._path), map_size=MAP_BYTES, max_dbs=8, metasync=False, max_readers=126, mode=0o600
         )
@@ -245,7 +256,7 @@ class LocalStore:
         self._outbox: _Database = self._env.open_db(b"outbox")
         meta: _Database = self._env.open_db(b"meta")
         with self._env.begin(write=True) as txn:
-            if txn.get(_FORMAT, db=meta) is None:
+            if create:
                 txn.put(_FORMAT, seal(_FORMAT, _LAYOUT), db=meta)
                 txn.put(_SINCE, seal(_SINCE, _TIME.pack(since)), db=meta)
             if unseal(_FORMAT, txn.get(_FORMAT, db=meta) or b"") != _LAYOUT:

@@ -42,7 +42,10 @@ class AuthenticationSender:
             await asyncio.sleep(pause_s)
 
     async def step(self) -> float:
-        """Sends all there is, in the order it came. Returns how long to wait before the next try, seconds. Raises LocalStoreError."""
+        """Sends all there is, in the order it came. Returns how long to wait before the next try, seconds.
+
+        Raises LocalStoreError.
+        """
         while waiting := self._local.take((AUTHENTICATION, REFUSAL), MAX_SENT):
             try:
                 await self._send(waiting)
