@@ -7,9 +7,16 @@ else answer with `decision.www_authenticate`. AsyncClient is the same for asynci
 from sidestep.client._aio import AsyncClient
 from sidestep.client._client import Client
 from sidestep.client._decision import Basis, ChallengeMethod, Decision, FailMode, Outcome, Reason
-from sidestep.client._errors import ClosedClientError, InvalidQuestionError, SettleError, SidestepClientError
+from sidestep.client._errors import (
+    ClosedClientError,
+    InvalidQuestionError,
+    ReportError,
+    SettleError,
+    SidestepClientError,
+)
 from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from sidestep.client._question import Authentication, Dpop, Question, QuestionFields, Revision
+from sidestep.client._report import ReportedAuthentication, ReportFields
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -28,6 +35,9 @@ __all__ = [
     "Question",
     "QuestionFields",
     "Reason",
+    "ReportError",
+    "ReportFields",
+    "ReportedAuthentication",
     "Revision",
     "SettleError",
     "SidestepClientError",
