@@ -177,7 +177,7 @@ def _show(report: dict[str, Any]) -> None:
         f"honest logins with the right password: {honest['logins']}, exempted {_percent(honest['exemptedShare'])}, "
         f"asked for a second factor {honest['challenged']}",
         f"  because of guards: {honest['challengedByGuards']} ({_percent(honest['challengedByGuardsShare'])}), "
-        f"{honest['usersChallengedByGuards']} people"
+        f"of them {honest['challengedByGuardsUnderAttack']} on accounts under attack; {honest['usersChallengedByGuards']} people"
         + "".join(f", {name} {count}" for name, count in honest["challengedByGuard"].items()),
         f"  after stepping up still not let in: {honest['stillNotLetIn']} of {honest['steppedUp']}",
     ]
