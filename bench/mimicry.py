@@ -66,7 +66,8 @@ def _table(result: dict[str, Any]) -> str:
         "through gather, guards and decide over a real store by `examples/policies/signin.yaml`. An attack is caught with the "
         "first of its logins that a guard was raised on, or whose password was right and that was not let in all the same; times "
         "are from its first login, medians (longest). Let in: of the logins with the right password, how many needed no second "
-        f"factor. The aim for honest logins disturbed by guards is under {AIM:.1%}. The policy's limits were chosen with seeds 1 and 2, and not touched after these were played.",
+        f"factor. The aim for honest logins disturbed by guards is under {AIM:.1%}. The policy's limits were chosen with "
+        "seeds 1 and 2, and not touched after these were played.",
     ]
     for run in result["runs"]:
         lines += ["", f"## Seed {run['seed']}", "", *_styles(run), "", *_honest(run)]
