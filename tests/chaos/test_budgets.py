@@ -226,6 +226,7 @@ def hammer(
 def desk() -> Iterator[Desk]:
     with Desk() as desk:
         yield desk
+    assert desk.violations == []
 
 
 def test_budgets_hold_while_processes_are_killed(tmp_path: Path, desk: Desk) -> None:
