@@ -78,8 +78,12 @@ class Asker:
 
     def run(self, stop: threading.Event) -> None:
         rng = random.Random(self.seed)
-        with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
-            stub: Any = decision_pb2_grpc.DecisionServiceStub(channel)  # type: ignore[no-untyped-call]
+        with ExitStack() as stack:
+            # More than one connection: mostly to more than one worker.
+            stubs: list[Any] = []
+            for _ in range(3):
+                channel = stack.enter_context(grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS))
+                stubs.append(decision_pb2_grpc.DecisionServiceStub(channel))  # type: ignore[no-untyped-call]
             while not stop.is_set():
                 grant = rng.choice((USES, AMOUNT))
                 request_id = f"{self.seed}-{self.asked}"
@@ -90,13 +94,13 @@ class Asker:
                     cents = rng.randrange(1, self.most_cents)
                     units, nanos = divmod(cents * (NANOS // 100), NANOS)
                     question.context.amount.CopyFrom(resources_pb2.Amount(currency="EUR", units=units, nanos=nanos))
-                self._ask(stub, question, rng)
+                self._ask(stubs, question, rng)
                 stop.wait(self.pause_s)
 
-    def _ask(self, stub: Any, question: decision_pb2.EvaluateRequest, rng: random.Random) -> None:
+    def _ask(self, stubs: list[Any], question: decision_pb2.EvaluateRequest, rng: random.Random) -> None:
         for _ in range(4):
             try:
-                response = stub.Evaluate(question, timeout=1.0)
+                response = rng.choice(stubs).Evaluate(question, timeout=1.0)
             except grpc.RpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     self.problems.append(f"{error.code()} {error.details()}")
