@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
+from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -39,6 +41,8 @@ for command in (
     device,
     subject,
     grant,
+    grant_class,
+    access,
     signal,
     session,
     key,
