@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.jwk import check_jwk
+from controlplane.api.limits import check_rate_limits
 from engine.acr import AcrOrder, check_acr
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
 from engine.errors import InvalidInputError
@@ -164,6 +165,7 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         _requirement(record.top_requirement, f"{field}.top_requirement", max_age_required=True)
     if record.HasField("risk_ceiling"):
         _percent(record.risk_ceiling, f"{field}.risk_ceiling")
+    check_rate_limits(record.rate_limits, f"{field}.rate_limits")
     if record.HasField("clock_skew"):
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:

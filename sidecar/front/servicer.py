@@ -103,7 +103,7 @@ class DecisionServicer:
         )
         if request.request_id:
             return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, "" if caller is None else caller.name)
         gathered = examined.gathered
         decision = decide(gathered.facts, gathered.rules)
         self._guards.learn(examined, decision)
@@ -126,7 +126,7 @@ class DecisionServicer:
         first = self.repeats.find(key, content, time.monotonic())
         if first is not None and first.answer is None:
             return _patiently(first, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, who)
         gathered = examined.gathered
         decision = decide(gathered.facts, gathered.rules)
         if first is not None and first.answer is not None and same(first.decision, decision):

@@ -1,4 +1,4 @@
-"""The guards of a worker: `examine` before a decision, `learn` after it."""
+"""The guards and rate limits of a worker: `examine` before a decision, `learn` after it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sidecar.guard.detect import (
     SharedFingerprintDetector,
     canary,
 )
+from sidecar.guard.limiter import Limiter
 from sidecar.guard.places import Places
 from sidecar.guard.reports import Report, Reports
 from sidecar.guard.seen import Fingerprints, Seen, seen
@@ -32,7 +33,7 @@ from sidecar.guard.track import SubjectTable, Track, findings
 from sidecar.page import WorkerSlot, WorkerWord
 
 ENTRIES: Final = 8192
-"""Subjects, fingerprints and grants that are remembered, each."""
+"""Subjects, fingerprints, grants and keys of each rate limit that are remembered, each."""
 _PLACE: Final = {name: place for place, name in enumerate(GUARDS)}
 
 
@@ -64,6 +65,7 @@ class Guards:
         """Forgets everything."""
         self._subjects = SubjectTable(self._entries)
         self._fingerprints = Fingerprints()
+        self._limiter = Limiter(self._entries, self._slot)
         self._bursts = learn.Bursts(self._entries)
         self._reports = Reports()
         self._shared = SharedFingerprintDetector(self._entries)
@@ -77,17 +79,27 @@ class Guards:
         }
 
     def __len__(self) -> int:
-        return len(self._subjects) + len(self._shared) + len(self._bursts)
+        return len(self._subjects) + len(self._shared) + len(self._bursts) + len(self._limiter)
 
     def examine(self, gathered: Gathered, caller: str = "") -> Examined:
-        """What is known of the request's subject and device, with it, as facts. To be called once per request, in the order of
-        their times."""
-        facts, asked = gathered.facts, gathered.asked
+        """What is known of the request's subject and device, with it, as facts. `caller`: the asking service's name.
+
+        To be called once per request, in the order of their times. Raises RateLimitedError over a hard rate limit; such a
+        request is not looked at any further.
+        """
+        facts, asked, limits = gathered.facts, gathered.asked, gathered.limits
         plan = gathered.rules.plan(facts.action, facts.posture)
-        if not plan.guards or asked is None:
+        if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
             shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
+            if limits is not None:
+                exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
+                if exceeded:
+                    facts = replace(facts, rate_limited=exceeded)
+                    gathered = gathered._replace(facts=facts)
+                if not plan.guards:
+                    return Examined(gathered)
             look = seen(asked, facts, shown)
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
             own = tuple(state.own(device, shown) for device in look.devices)

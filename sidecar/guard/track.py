@@ -149,8 +149,8 @@ class SubjectState:
 
 
 def _fits(held: dict[int, int], shown: dict[int, int]) -> bool:
-    """Whether nothing that both show differs."""
-    return all(held.get(name, value) == value for name, value in shown.items())
+    """Whether nothing is shown but what was."""
+    return all(held.get(name) == value for name, value in shown.items())
 
 
 def findings(tracks: list[Track], now: float) -> tuple[Finding, ...]:

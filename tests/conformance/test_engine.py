@@ -12,6 +12,7 @@ from engine.decision import Code
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError
 from sidecar.gather.gatherer import GatherConfig, Gatherer, ScopeError
+from sidecar.guard.buckets import RateLimitedError
 from sidecar.guard.guards import Guards
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.reader import Reader
@@ -71,7 +72,10 @@ class Engine:
                 return "UNAVAILABLE", ""
             except ScopeError:
                 return "PERMISSION_DENIED", ""
-            examined = self._guards.examine(gathered)
+            try:
+                examined = self._guards.examine(gathered)
+            except RateLimitedError:
+                return "RESOURCE_EXHAUSTED", ""
             decision = decide(examined.gathered.facts, gathered.rules)
             self._guards.learn(examined, decision)
             return of_decision(decision)
