@@ -51,17 +51,19 @@ class ManyNetworksDetector:
     def detect(self, settings: ManyNetworks, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
         """Whether the networks of any track, with this one, are too many."""
         network = _network(settings, seen.address)
-        most = 0
+        most, new = 0, False
         for track in judging:
             held = track.networks
             if held is None:
                 continue
             forget(held, seen.now - settings.window)
-            most = max(most, len(held) + (network is None or network not in held))
+            unseen = network is None or network not in held
+            count = len(held) + unseen
+            most = max(most, count)
+            new = new or (unseen and count > settings.max_networks)
         if most <= settings.max_networks:
             return None
         code = "MANY_NETWORKS" if network is not None else "NETWORK_MISSING"
-        new = network is not None and (own.networks is None or network not in own.networks)
         return Detected(code, excess(most, settings.max_networks), new)
 
     def record(self, settings: ManyNetworks, seen: Seen, own: Track) -> None:
@@ -95,12 +97,12 @@ class ImpossibleTravelDetector:
         found: Detected | None = None
         for track in judging:
             if track.place is not None:
-                found = _worse(found, _leap(settings, seen, track, track.place, seen.place, own.place))
+                found = _worse(found, _leap(settings, seen.now, track, track.place, seen.place))
             if track.place_of_address is not None and self._places is not None:
                 here = None if seen.address is None else self._places.find(seen.address)
                 if here is None and seen.address is not None:
                     continue  # the file does not know: nothing was left out
-                found = _worse(found, _leap(settings, seen, track, track.place_of_address, here, own.place_of_address))
+                found = _worse(found, _leap(settings, seen.now, track, track.place_of_address, here))
         return found
 
     def record(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
@@ -112,44 +114,45 @@ class ImpossibleTravelDetector:
             if here is not None:
                 own.place_of_address = Place(seen.now, *here)
 
-    def allowed(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
-        """Where it was let through it is at home."""
+    def allowed(
+        self, settings: ImpossibleTravel, seen: Seen, own: Track, judging: Sequence[Track], answered: bool
+    ) -> None:
+        """Where it was let through it is at home. `answered`: although it had leapt, by an authentication after that; then the
+        subject is there, and the tracks it leapt from know."""
         for place in (own.place, own.place_of_address):
-            if place is None or place.at != seen.now:
-                continue
-            if own.familiar is None:
-                own.familiar = deque(maxlen=MAX_FAMILIAR)
-            for known in own.familiar:
-                if _near(settings, known, place.latitude, place.longitude):
-                    known.at = seen.now
-                    break
-            else:
-                own.familiar.append(Place(seen.now, place.latitude, place.longitude))
+            if place is not None and place.at == seen.now:
+                for track in judging if answered else (own,):
+                    _settle(settings, track, place)
+        if answered and seen.place is None:
+            own.place = None
+
+
+def _settle(settings: ImpossibleTravel, track: Track, place: Place) -> None:
+    if track.familiar is None:
+        track.familiar = deque(maxlen=MAX_FAMILIAR)
+    for known in track.familiar:
+        if _near(settings, known, place.latitude, place.longitude):
+            known.at = place.at
+            return
+    track.familiar.append(Place(place.at, place.latitude, place.longitude))
 
 
 def _leap(
-    settings: ImpossibleTravel,
-    seen: Seen,
-    track: Track,
-    last: Place,
-    here: tuple[float, float] | None,
-    own_last: Place | None,
+    settings: ImpossibleTravel, now: float, track: Track, last: Place, here: tuple[float, float] | None
 ) -> Detected | None:
-    hours = max(0.0, seen.now - last.at) / 3600.0
+    hours = max(0.0, now - last.at) / 3600.0
     reach_km = settings.tolerance + settings.max_speed * hours
     if reach_km >= EARTH_HALFWAY_KM:
         return None
     if here is None:
-        return Detected("LOCATION_MISSING", 1.0)
+        return Detected("LOCATION_MISSING", 1.0, fresh=True)
     apart_km = distance_km(last.latitude, last.longitude, *here)
     if apart_km <= reach_km:
         return None
     for known in track.familiar or ():
-        if known.at >= seen.now - settings.familiar_for and _near(settings, known, *here):
+        if known.at >= now - settings.familiar_for and _near(settings, known, *here):
             return None
-    # The same place again, seen from another track, is no news.
-    new = own_last is None or not _near(settings, own_last, *here)
-    return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), new)
+    return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), fresh=True)
 
 
 def _near(settings: ImpossibleTravel, place: Place, latitude: float, longitude: float) -> bool:
@@ -182,7 +185,7 @@ class SharedFingerprintDetector:
             return None
         key = _fingerprint_key(settings, seen)
         if key is None:
-            return Detected("FINGERPRINT_MISSING", 1.0)
+            return Detected("FINGERPRINT_MISSING", 1.0, fresh=True)
         subjects = self._shared.get(key)
         if subjects is None:
             return None
@@ -263,7 +266,7 @@ def _inconsistent(settings: InconsistentFingerprint, values: dict[str, str]) -> 
         if all(name in values for name in combination):
             return Detected("INCONSISTENT_FINGERPRINT", 1.0)
         missing = True
-    return Detected("COMPONENT_MISSING", 1.0) if missing else None
+    return Detected("COMPONENT_MISSING", 1.0, fresh=True) if missing else None
 
 
 def _matches(value: str, wanted: str) -> bool:

@@ -43,8 +43,9 @@ class Examined(NamedTuple):
     gathered: Gathered
     plan: Plan | None = None
     seen: Seen | None = None
-    # Of each device it may be.
+    # Of each device it may be: its own track, and those it was judged by.
     own: tuple[Track, ...] = ()
+    judging: tuple[list[Track], ...] = ()
 
 
 class Guards:
@@ -103,11 +104,13 @@ class Guards:
             look = seen(asked, facts, shown)
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
             own = tuple(state.own(device, shown) for device in look.devices)
+            judging = tuple(
+                [state.judging(device, shown, track) for device, track in zip(look.devices, own, strict=True)]
+            )
             found: list[tuple[Finding, ...]] = []
-            for device, track in zip(look.devices, own, strict=True):
-                judging = state.judging(device, shown, track)
-                self._detect(plan, facts, look, judging, track)
-                found.append(findings(judging, facts.now))
+            for track, tracks in zip(own, judging, strict=True):
+                self._detect(plan, facts, look, tracks, track)
+                found.append(findings(tracks, facts.now))
             for rule in plan.guards:
                 detector = self._detectors.get(rule.name)
                 if detector is not None:
@@ -115,7 +118,7 @@ class Guards:
                         detector[1](rule.settings, look, track)
         if any(found):
             gathered = gathered._replace(facts=_with_findings(facts, found))
-        return Examined(gathered, plan, look, own)
+        return Examined(gathered, plan, look, own, judging)
 
     def learn(self, examined: Examined, decision: Decision) -> None:
         """What the decision on an examined request shows. What is found holds from the next request on."""
@@ -128,8 +131,9 @@ class Guards:
                 settings: Any = rule.settings
                 if rule.name == "impossible-travel":
                     if decision.outcome is Outcome.ALLOW:
-                        for track in examined.own:
-                            self._travel.allowed(settings, look, track)
+                        answered = any(finding.name == rule.name for finding in facts.guards)
+                        for track, tracks in zip(examined.own, examined.judging, strict=True):
+                            self._travel.allowed(settings, look, track, tracks, answered)
                 elif rule.name == "probing":
                     for track in examined.own:
                         self._raise(rule, learn.probing(settings, plan, facts, decision, track), look, track)

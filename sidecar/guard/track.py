@@ -22,6 +22,10 @@ MAX_UNKNOWN: Final = 4
 """Tracks of unknown devices per subject. More of them never displace those of registered ones."""
 
 
+INCIDENT_S: Final = 600.0
+"""New evidence within this time of a finding belongs to it: who answers it with an authentication can go on."""
+
+
 class Kind(IntEnum):
     """What a track is of."""
 
@@ -92,7 +96,8 @@ class Track:
         self.uses: Rate | None = None
 
     def raise_(self, name: str, code: str, confidence: float, now: float, hold_s: float, *, fresh: bool) -> bool:
-        """Raises a finding or keeps one up. `fresh`: there is new evidence, which earlier authentications do not answer.
+        """Raises a finding or keeps one up. `fresh`: there is new evidence, which authentications before it do not answer, unless
+        it belongs to what was found just before.
 
         Whether it is news.
         """
@@ -102,7 +107,7 @@ class Track:
         if held is None or held.until <= now:
             self.findings[name] = Raised(code, confidence, now, now + hold_s)
             return True
-        news = fresh and now > held.since
+        news = fresh and now - held.since >= INCIDENT_S
         if news:
             held.since, held.code = now, code
         held.confidence = max(held.confidence, confidence)
