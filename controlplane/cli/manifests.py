@@ -80,6 +80,14 @@ def split(file: TextIO) -> list[Document]:
     return [document for document in documents if _has_content(document.text)]
 
 
+def only_document(file: TextIO) -> Document:
+    """The one document of a file. Raises Failure if there are more or none."""
+    documents = split(file)
+    if len(documents) != 1:
+        raise Failure(f"{label(file)}: has {len(documents)} documents, not one")
+    return documents[0]
+
+
 def read(file: TextIO, tenant: str | None, only: str | None = None) -> list[Manifest]:
     """The resources of a file. `tenant` is for those that name none; `only`: the one kind allowed. Raises Failure."""
     documents = split(file)
@@ -116,6 +124,10 @@ def dump(collection: Collection, record: Any) -> str:
     spec = json_format.MessageToDict(record)
     _, tenant, _, record_id = spec.pop("name").split("/")
     spec.pop("secret", None)
+    if isinstance(record, pb.Grant):
+        # What the control plane saw is not for a document to say.
+        for mark in ("requester", "approvals", "stateReason"):
+            spec.pop(mark, None)
     kind = record.DESCRIPTOR.name
     document = {
         "apiVersion": API_VERSION,

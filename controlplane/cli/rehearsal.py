@@ -10,11 +10,10 @@ import msgspec
 from rich.text import Text
 from sidestep.v1 import decision_pb2
 
-from controlplane.cli import manifests
 from controlplane.cli.client import Client
 from controlplane.cli.decision import outcome_line, show_explanation
 from controlplane.cli.failures import REFUSED, Failure, Fault
-from controlplane.cli.manifests import Document
+from controlplane.cli.manifests import only_document
 from controlplane.cli.output import as_dict, console, print_data
 from controlplane.cli.policies import check_locally
 from controlplane.cli.program import Leaf, pass_client
@@ -89,10 +88,10 @@ def explain_policy(
 
 def _run(policy_file: TextIO, cases_file: TextIO, others: Sequence[TextIO], names: Sequence[str]) -> list[CaseResult]:
     # Each policy is checked by itself first, so that what is left to be wrong is in the cases.
-    policies = [_only(file) for file in (policy_file, *others)]
+    policies = [only_document(file) for file in (policy_file, *others)]
     for document in policies:
         check_locally(document)
-    cases = _only(cases_file)
+    cases = only_document(cases_file)
     try:
         results = run_cases(policies[0].text, cases.text, alongside=[document.text for document in policies[1:]])
     except PolicyError as error:
@@ -101,13 +100,6 @@ def _run(policy_file: TextIO, cases_file: TextIO, others: Sequence[TextIO], name
     if missing:
         raise Failure(f"--case: {label(cases_file)} has no case {min(missing)!r}")
     return [result for result in results if not names or result.name in names]
-
-
-def _only(file: TextIO) -> Document:
-    documents = manifests.split(file)
-    if len(documents) != 1:
-        raise Failure(f"{label(file)}: has {len(documents)} documents, not one")
-    return documents[0]
 
 
 def _explanation(result: CaseResult) -> decision_pb2.Explanation:

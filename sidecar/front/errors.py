@@ -9,6 +9,7 @@ from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.guard.buckets import RateLimitedError
 from sidecar.journal.segment import JournalError
+from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
 from sidecar.retryinfo import retry_status
 from sidecar.store.errors import NotLoadedError, UnreadableError
 
@@ -65,6 +66,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (JournalError, StatusCode.UNAVAILABLE),
     (UnrecordedError, StatusCode.UNAVAILABLE),
     (UnderWayError, StatusCode.UNAVAILABLE),
+    (UnknownDecisionError, StatusCode.NOT_FOUND),
+    (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
+    (ReservationsError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 
