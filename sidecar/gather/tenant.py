@@ -17,6 +17,7 @@ from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
 from engine.rules import TenantRules, compile_policy
+from sidecar.gather.classes import ClassStanding, class_standing
 from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
 from sidecar.gather.rules import acr_order, clock_skew_s, tenant_rules
 from sidecar.guard.buckets import DEFAULT_HARD_FACTOR, SLOWEST_PER_S, Limit, Limits
@@ -60,6 +61,8 @@ class Tenant(NamedTuple):
     posture: Posture
     posture_changed_at: float | None
     exemptions_off: bool
+    # How classes of grants stand; those without a record are sound.
+    classes: dict[str, ClassStanding]
     limits: Limits | None = None
 
     def secret(self, now: float) -> bytes | None:
@@ -106,7 +109,8 @@ class TenantCache:
         catalogue = _kept(parts, "catalogue", settings_bytes, lambda: _catalogue(settings))
         limits = _kept(parts, "limits", settings_bytes, lambda: _limits(settings))
         posture, changed_at, off = _posture(view.get(Collection.POSTURES, tenant, SINGLETON_ID))
-        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, limits)
+        classes = {name: class_standing(value) for name, value in view.scan(Collection.GRANT_CLASSES, tenant)}
+        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, classes, limits)
 
     def _policies(
         self, parts: dict[str, tuple[object, object]], rows: tuple[tuple[str, bytes], ...]
