@@ -51,7 +51,7 @@ def asked(
     """A request `at` seconds after NOW. `values`: of its context."""
     shown = LAPTOP if fingerprint is None else fingerprint
     named = {f"context.{name}": value for name, value in values.items()}
-    checked = Checked("acme", subject, action, "s1", "", None, device.id, address, None, "", named)
+    checked = Checked("acme", subject, action, "s1", "", None, device.id, address, None, "", named, None)
     facts = Facts(
         now=NOW + at,
         tenant="acme",
