@@ -62,14 +62,16 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._exact)
 
-    def wait_s(self, key: Hashable, limit: Limit, now: float) -> float:
-        """How long until the hard bucket has a token; 0: it has one. Takes none."""
+    def held(self, key: Hashable) -> list[float]:
+        """When the soft and the hard bucket of a key are full again: made if need be, for `wait_s` and `draw`."""
         held = self._exact.get(key)
         if held is None:
-            return 0.0
-        full_s = limit.burst / limit.per_second
-        step_s = 1.0 / (limit.per_second * limit.hard_factor)
-        return max(0.0, min(max(held[1], now), now + full_s) + step_s - full_s - now)
+            held = self._exact[key] = [self._noted(key), 0.0]
+            if len(self._exact) > self._entries:
+                self._note(*self._exact.popitem(last=False))
+        else:
+            self._exact.move_to_end(key)
+        return held
 
     def empty(self, key: Hashable, limit: Limit, now: float) -> bool:
         """Whether the soft bucket has no token. Takes none."""
@@ -80,24 +82,7 @@ class Buckets:
 
     def take(self, key: Hashable, limit: Limit, now: float) -> bool:
         """Takes a token from both buckets, where there is one. Whether the soft one had none."""
-        held = self._exact.get(key)
-        if held is None:
-            held = self._exact[key] = [self._noted(key), 0.0]
-            if len(self._exact) > self._entries:
-                self._note(*self._exact.popitem(last=False))
-        else:
-            self._exact.move_to_end(key)
-        full_s = limit.burst / limit.per_second
-        latest = now + full_s
-        step_s = 1.0 / limit.per_second
-        hard = max(held[1], now) + step_s / limit.hard_factor
-        held[1] = min(hard, latest)
-        soft = min(max(held[0], now), latest) + step_s
-        if soft - latest > 1e-9:
-            held[0] = soft - step_s
-            return True
-        held[0] = soft
-        return False
+        return draw(self.held(key), limit, now)
 
     def _noted(self, key: Hashable) -> float:
         """When a key's bucket is full again at the latest, by what was noted of those that made way."""
@@ -108,3 +93,29 @@ class Buckets:
         place = hash(key)
         for cells, cell in zip(self._cells, (place & _MASK, place >> _SHIFT & _MASK), strict=True):
             cells[cell] = max(cells[cell], held[0])
+
+
+def wait_s(held: list[float], limit: Limit, now: float) -> float:
+    """How long until the hard bucket has a token; 0: it has one. Takes none."""
+    if held[1] <= now:
+        return 0.0
+    full_s = limit.burst / limit.per_second
+    step_s = 1.0 / (limit.per_second * limit.hard_factor)
+    return max(0.0, min(held[1], now + full_s) + step_s - full_s - now)
+
+
+def draw(held: list[float], limit: Limit, now: float) -> bool:
+    """Takes a token from both buckets, where there is one. Whether the soft one had none."""
+    step_s = 1.0 / limit.per_second
+    if held[0] <= now and held[1] <= now:
+        # Both are full.
+        held[0], held[1] = now + step_s, now + step_s / limit.hard_factor
+        return False
+    latest = now + limit.burst * step_s
+    held[1] = min(max(held[1], now) + step_s / limit.hard_factor, latest)
+    soft = min(max(held[0], now), latest) + step_s
+    if soft - latest > 1e-9:
+        held[0] = soft - step_s
+        return True
+    held[0] = soft
+    return False

@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.facts import Binding, Facts
 from sidecar.gather.gatherer import Gathered
-from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError
+from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError, draw, wait_s
 from sidecar.guard.seen import Shown
 from sidecar.page import LIMIT_EFFECTS, LIMITED, WorkerSlot, WorkerWord
 
@@ -42,25 +42,26 @@ class Limiter:
         Raises RateLimitedError over a hard limit, and then takes no token.
         """
         facts, now = gathered.facts, gathered.facts.now
-        wanted: list[tuple[str, Buckets, Limit, Hashable]] = []
+        wanted: list[tuple[str, Buckets, Limit, Hashable, list[float]]] = []
         kind = facts.device.binding
         if limits.subject is not None:
-            wanted.append(("subject", self._subjects, limits.subject, (facts.tenant, subject, kind)))
+            key: Hashable = (facts.tenant, subject, kind)
+            wanted.append(("subject", self._subjects, limits.subject, key, self._subjects.held(key)))
         if limits.device is not None:
             device = _device(facts, shown, kind)
             if device is not None:
-                wanted.append(("device", self._devices, limits.device, device))
+                wanted.append(("device", self._devices, limits.device, device, self._devices.held(device)))
         if limits.caller is not None:
-            wanted.append(("caller", self._callers, limits.caller, (facts.tenant, caller)))
-        for name, buckets, limit, key in wanted:
-            wait_s = buckets.wait_s(key, limit, now)
-            if wait_s > 0.0:
+            key = (facts.tenant, caller)
+            wanted.append(("caller", self._callers, limits.caller, key, self._callers.held(key)))
+        for name, _, limit, _, held in wanted:
+            if held[1] > now and (after_s := wait_s(held, limit, now)) > 0.0:
                 self._count(name, _REFUSED)
-                raise RateLimitedError(name, wait_s)
-        exceeded = ""
-        for name, buckets, limit, key in wanted:
-            if buckets.take(key, limit, now) or (
-                name != "caller" and any(buckets.empty(self._as(key, surer), limit, now) for surer in _SURER[kind])
+                raise RateLimitedError(name, after_s)
+        exceeded, surer = "", _SURER[kind]
+        for name, buckets, limit, key, held in wanted:
+            if draw(held, limit, now) or (
+                surer and name != "caller" and any(buckets.empty(self._as(key, each), limit, now) for each in surer)
             ):
                 self._count(name, _NO_EXEMPTION)
                 exceeded = exceeded or name

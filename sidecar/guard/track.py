@@ -128,6 +128,8 @@ class SubjectState:
         kind = _KINDS[device.binding]
         label: Label = (kind, shown.key if kind is Kind.UNKNOWN else device.id)
         tracks = self._tracks
+        if len(tracks) == 1 and label in tracks:
+            return tracks[label]
         track = tracks.pop(label, None)
         if track is None:
             self._make_room(unknown=kind is Kind.UNKNOWN)
@@ -160,6 +162,8 @@ def _fits(held: dict[int, int], shown: dict[int, int]) -> bool:
 
 def findings(tracks: list[Track], now: float) -> tuple[Finding, ...]:
     """What is in force on any of the tracks: of each guard the latest evidence and the greatest confidence."""
+    if not any(track.findings for track in tracks):
+        return ()
     merged: dict[str, Finding] = {}
     for track in tracks:
         if not track.findings:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.facts import Device
-from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError
+from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError, wait_s
 from sidecar.guard.guards import Guards
 from tests.unit.guard.asked import BOUND, NOW, RECOGNISED, UNKNOWN, asked, rules
 
@@ -85,7 +85,7 @@ def test_nobody_is_refused_for_what_other_keys_used_up() -> None:
         buckets.take(f"other-{number}", slow, NOW)
     fresh = [f"victim-{number}" for number in range(200)]
     assert any(buckets.empty(key, slow, NOW) for key in fresh)  # they share notes, at this load
-    assert all(buckets.wait_s(key, slow, NOW) == 0.0 for key in fresh)
+    assert all(wait_s(buckets.held(key), slow, NOW) == 0.0 for key in fresh)
 
 
 def test_kinds_of_evidence_have_buckets_apart() -> None:
