@@ -8,6 +8,7 @@ from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
+from controlplane.cli.budgets import budget
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ for command in (
     policy,
     device,
     subject,
+    budget,
     grant,
     access,
     signal,
