@@ -9,6 +9,7 @@ from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
 from controlplane.cli.budgets import budget
+from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ for command in (
     subject,
     budget,
     grant,
+    grant_class,
     access,
     signal,
     session,
