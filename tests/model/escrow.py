@@ -347,8 +347,9 @@ class World:
         free = totals.cancelled.minus(totals.taken).plus(self._limit(account))
         before = self._before.get((account, period))
         self._before[account, period] = _copy_totals(totals)
-        if before is not None and totals.taken != before.taken and totals.spent == before.spent:
-            grown = totals.taken.minus(before.taken).most(NOTHING)
+        if before is not None and totals.spent == before.spent:
+            # A spend that was not limited may be heard of first when it is cancelled: then it is taken and given back at once.
+            grown = totals.taken.minus(totals.cancelled).minus(before.taken.minus(before.cancelled)).most(NOTHING)
             if (grown.uses and free.uses < 0) or (grown.nanos and free.nanos < 0):
                 raise ViolationError(f"{account}: granted beyond the limit: {totals} of {self._limit(account)}")
 
