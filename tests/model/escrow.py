@@ -354,11 +354,10 @@ class World:
                 raise ViolationError(f"{account}: granted beyond the limit: {totals} of {self._limit(account)}")
 
     def _check_nothing_leaked(self) -> None:
-        lost = {worker.holder.id for worker in self.lost}
         for key, totals in self.tables.totals.items():
             if key[1] != (self.tables.periods.get((key[0].tenant, key[0].subject)) or Period()).number:
                 continue  # what was granted of a period that is over, and not heard of, is of no use to anybody
-            unknown = self._unknown(key, lost)
+            unknown = self._unknown(key)
             really = self.spent[key].plus(unknown)
             if totals.taken != really or totals.cancelled != self.given_back[key]:
                 raise ViolationError(f"{key}: {totals}, but spent were {self.spent[key]} and lost {unknown}")
@@ -368,19 +367,12 @@ class World:
             if terms is None or left is None or (terms.uses is not None and left.uses != unspent.uses):
                 raise ViolationError(f"{key}: {left} can be had of {unspent}")
 
-    def _unknown(self, key: tuple[Account, int], lost: set[str]) -> Room:
-        """What lost workers had left: nobody can know."""
-        total = NOTHING
-        for (holder, account, period), row in self.tables.rows.items():
-            if (account, period) == key and holder in lost:
-                total = total.plus(row.taken().minus(self._truth(holder, key)))
-        return total
-
-    def _truth(self, holder: str, key: tuple[Account, int]) -> Room:
-        for worker in self.lost:
-            if worker.holder.id == holder:
-                return worker.journal[key]
-        return NOTHING
+    def _unknown(self, key: tuple[Account, int]) -> Room:
+        """What lost workers had left, which nobody can know; less what they spent unheard of while it was not limited."""
+        return _sum(
+            (self.tables.rows.get((worker.holder.id, *key)) or Row()).taken().minus(worker.journal[key])
+            for worker in self.lost
+        )
 
     def _shown(self) -> str:
         return repr((sorted(self.tables.rows.items()), sorted(self.tables.totals.items(), key=lambda item: item[0])))
