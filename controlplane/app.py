@@ -120,7 +120,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        works = [retention.run(), status.run(), refusals.run()]
+        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
+        watch = Watch(store, limits, settings.review_interval)
+        works = [retention.run(), status.run(), refusals.run(), watch.run()]
         if operators is not None:
             works.append(operators.follow())
         for work in works:
@@ -186,7 +188,7 @@ def _build_server(
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
-    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
+    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store, sync.scope_of), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Callable
 from typing import Any
 
 from sidestep.v1 import report_pb2, report_pb2_grpc
 
+from controlplane.api.chains import check_chain
 from controlplane.api.sidecars import check_sidecar
+from controlplane.api.usage import check_usage, tenants_of
+from controlplane.errors import ForbiddenError
 from controlplane.store import Store
 from engine.errors import InvalidInputError
 
 MAX_CHAINS = 1_000
 HEAD_BYTES = 32
-_CHAIN = re.compile(r"w(0|[1-9][0-9]{0,2})-[0-9a-f]{12}")
 # What a signed 64-bit column holds; more records, or nanoseconds, than there will be.
 _MAX_COUNT = 2**63 - 1
 _COUNTS = ("records", "settled", "quarantined", "discarded", "lost", "unrecorded", "spooled")
@@ -26,8 +28,10 @@ _LOG = logging.getLogger(__name__)
 class ReportService(report_pb2_grpc.ReportServiceServicer):
     """The verbs of report.proto over a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, scope_of: Callable[[Any], frozenset[str] | None] = lambda _context: None) -> None:
+        """`scope_of`: tenants that whoever calls may report of; None: all."""
         self._store = store
+        self._scope_of = scope_of
 
     async def ReportJournal(
         self, request: report_pb2.ReportJournalRequest, context: Any
@@ -44,6 +48,23 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
             )
         return report_pb2.ReportJournalResponse(conflicts=conflicts)
 
+    async def ReportUsage(self, request: report_pb2.ReportUsageRequest, context: Any) -> report_pb2.ReportUsageResponse:
+        """Takes over what decisions and guards came to."""
+        check_usage(request)
+        scope = self._scope_of(context)
+        foreign = set() if scope is None else tenants_of(request) - scope
+        if foreign:
+            raise ForbiddenError(f"{request.sidecar} does not follow tenant {min(foreign)}")
+        known = {head.tenant for head in await self._store.heads(sorted(tenants_of(request)))}
+        for window in request.windows:
+            # Anybody could fill the database with tenants there might be.
+            kept = [usage for usage in window.tenants if usage.tenant in known]
+            window.ClearField("tenants")
+            window.tenants.extend(kept)
+        outcomes = [check for check in request.outcomes if check.tenant in known]
+        await self._store.usage.take(request.sidecar, request.windows, outcomes)
+        return report_pb2.ReportUsageResponse()
+
 
 def check_report(request: report_pb2.ReportJournalRequest) -> None:
     """Raises InvalidInputError naming the field of a report that cannot be one."""
@@ -58,12 +79,6 @@ def check_report(request: report_pb2.ReportJournalRequest) -> None:
             raise InvalidInputError(f"{field}.chain", f"{chain.chain} is given twice")
         seen.add(chain.chain)
         _check_numbers(chain, field)
-
-
-def check_chain(chain: str, field: str) -> None:
-    """A chain's name: a worker, and when it started. Raises InvalidInputError."""
-    if not _CHAIN.fullmatch(chain):
-        raise InvalidInputError(field, "is not the name of a worker's chain (example: w0-0192f3c4a1b2)")
 
 
 def _check_numbers(chain: report_pb2.JournalChain, field: str) -> None:
