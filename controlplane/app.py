@@ -15,16 +15,29 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sidestep.v1 import admin_pb2, admin_pb2_grpc, audit_pb2, audit_pb2_grpc, report_pb2, report_pb2_grpc, sync_pb2
+from sidestep.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
+    report_pb2,
+    report_pb2_grpc,
+    sync_pb2,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
+from controlplane.api.usage import UsageService
+from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
 from controlplane.errors import SettingsError
@@ -33,6 +46,8 @@ from controlplane.operators import Operators
 from controlplane.retention import Retention
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
+from controlplane.threat.fleet import FleetLimits
+from controlplane.threat.watch import Watch
 from engine import logs
 from engine.errors import SidestepError
 from engine.tokenfiles import TokenFilesError
@@ -42,8 +57,10 @@ _LOG = logging.getLogger(__name__)
 _SERVICES = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
 )
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
@@ -186,9 +203,13 @@ def _build_server(
     settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    writer = Writer(store)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
+    proposals = ProposalService(store, writer)
+    audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store, sync.scope_of), server)  # type: ignore[no-untyped-call]
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

@@ -109,7 +109,10 @@ class Settings(BaseSettings):
     )
     review_interval: Seconds = Field(10.0, ge=0.1, le=3_600, description="between two looks at what sidecars reported")
     fleet_subjects: int = Field(
-        20, ge=2, le=1_000_000, description="distinct subjects with one fingerprint, over all sidecars, that are too many"
+        20,
+        ge=2,
+        le=1_000_000,
+        description="distinct subjects with one fingerprint, over all sidecars, that are too many",
     )
     fleet_window: Seconds = Field(86_400.0, ge=3_600, le=604_800, description="in which they are counted")
     drain: Seconds = Field(10.0, ge=0, le=600, description="longest wait for running calls when stopping")

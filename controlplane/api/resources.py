@@ -93,6 +93,11 @@ def complete(checked: Checked, stored: bytes | None, now: float, field: str = ""
         else:
             record.revoke_time.FromNanoseconds(int(now * _NANOS))
         validation.check(record, checked.name, field)
+    elif isinstance(record, pb.Subject):
+        # What reports say of its devices is not for a put to say.
+        record.ClearField("suspects")
+        if old is not None:
+            record.suspects.extend(old.suspects)
     if old is not None and _content(record) == _content(old):
         return Completed(old, False, warnings)
     if "update_time" in record.DESCRIPTOR.fields_by_name:

@@ -11,12 +11,14 @@ from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
+from controlplane.cli.findings import finding
 from controlplane.cli.fleet import revisions, sidecar
 from controlplane.cli.grants import grant
 from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
 from controlplane.cli.policies import policy
 from controlplane.cli.program import Program
+from controlplane.cli.proposals import proposal
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
@@ -40,6 +42,7 @@ for command in (
     subject,
     grant,
     grant_class,
+    finding,
     signal,
     session,
     key,
@@ -48,6 +51,7 @@ for command in (
     sidecar,
     revisions,
     audit,
+    proposal,
     apply,
     evaluate,
     decisions,

@@ -205,10 +205,14 @@ class UsageTable:
             .having(func.count(table.sidecar.distinct()) > 1)
             .subquery()
         )
-        sketches = select(table.key, table.fingerprint, table.sidecar, table.subjects).where(*lately).join_from(
-            FINGERPRINT_SUBJECTS,
-            several,
-            (table.key == several.c.key) & (table.fingerprint == several.c.fingerprint),
+        sketches = (
+            select(table.key, table.fingerprint, table.sidecar, table.subjects)
+            .where(*lately)
+            .join_from(
+                FINGERPRINT_SUBJECTS,
+                several,
+                (table.key == several.c.key) & (table.fingerprint == several.c.fingerprint),
+            )
         )
         found: dict[Key, dict[str, DistinctCount]] = defaultdict(dict)
         async with self._reading() as conn:
@@ -251,9 +255,7 @@ class _Reading:
 
 async def _is_new(conn: AsyncConnection, sidecar: str, window: report_pb2.UsageWindow, now: float) -> bool:
     """Whether the window was not taken before; marks it as taken."""
-    query = select(USAGE_CHAINS.c.number).where(
-        USAGE_CHAINS.c.sidecar == sidecar, USAGE_CHAINS.c.chain == window.chain
-    )
+    query = select(USAGE_CHAINS.c.number).where(USAGE_CHAINS.c.sidecar == sidecar, USAGE_CHAINS.c.chain == window.chain)
     known = await conn.scalar(query.with_for_update())
     if known is not None and window.number <= known:
         return False

@@ -62,7 +62,9 @@ async def _advance(store: Store, tenant: str, grant_class: str, limits: Limits, 
 
 
 def _reason(before: Breaker, after: Breaker, limits: Limits, found: Estimate) -> str:
-    seen = f"{found.rate:.2%} of {found.samples} spot checks failed or were given up ({found.lower:.2%}-{found.upper:.2%})"
+    seen = (
+        f"{found.rate:.2%} of {found.samples} spot checks failed or were given up ({found.lower:.2%}-{found.upper:.2%})"
+    )
     if after.phase is Phase.SUSPENDED:
         return f"suspended: {seen}, the limit is {limits.max_rate:.2%}"
     if before.phase is Phase.SUSPENDED:

@@ -158,9 +158,7 @@ async def _change(store: Store, tenant: str, subject: str, change: Callable[[pb.
     return False
 
 
-async def settle_devices(
-    store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool
-) -> int:
+async def settle_devices(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
     """What a person decided on a finding: quarantines its devices for their subjects, or takes back what was done of itself.
     Returns how many devices changed. Raises StoreError."""
     changed = 0

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc
+from sidestep.v1 import admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc, usage_pb2_grpc
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.usage import UsageService
+from controlplane.api.writing import Writer
 from controlplane.operators import Operators
 from controlplane.store import Store
 
@@ -28,15 +31,17 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub`, `server.audit` and `server.reports` are blocking stubs. `operators`: path of an operators' file; without it,
-    development mode.
+    `server.stub`, `server.audit`, `server.proposals` and `server.reports` are blocking stubs. `operators`: path of an
+    operators' file; without it, development mode.
     """
 
     store: Store
     address: str
     stub: Any
     audit: Any
+    proposals: Any
     reports: Any
+    usage: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
         self._operators_path = operators
@@ -49,7 +54,9 @@ class AdminServer:
         self.run(self._start())
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
 
@@ -83,7 +90,10 @@ class AdminServer:
         interceptors = [ErrorInterceptor(), IdentityInterceptor(self.operators, self.refusals)]
         self._server = grpc.aio.server(interceptors=interceptors, options=(("grpc.so_reuseport", 0),))
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
+        writer = Writer(self.store)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(self.store), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()

@@ -102,7 +102,7 @@ def test_revoke_answers_with_the_revision_as_data(sidestep: Sidestep) -> None:
     revoked = sidestep.json("grant", "revoke", "g1")
     assert revoked["revision"] == {"epoch": "1", "revision": "2"}
     assert revoked["changed"] is True
-    assert set(revoked) == {"resource", "revision", "changed", "warnings"}
+    assert set(revoked) == {"resource", "revision", "changed", "warnings", "guardedBy"}
 
 
 def test_device_life(sidestep: Sidestep) -> None:
