@@ -208,7 +208,7 @@ def _build_server(
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
-    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store, sync.scope_of), server)  # type: ignore[no-untyped-call]
+    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store, lambda _context: settings.scope()), server)  # type: ignore[no-untyped-call]
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)

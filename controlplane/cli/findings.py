@@ -83,9 +83,7 @@ def dismiss_finding(client: Client, finding_id: str, reason: str) -> None:
 
 
 def _settle(client: Client, finding_id: str, state: str, reason: str, done: str) -> None:
-    request = usage_pb2.SettleFindingRequest(
-        name=f"{client.parent}/findings/{finding_id}", state=usage_pb2.FindingState.Value(state), reason=reason
-    )
+    request = usage_pb2.SettleFindingRequest(name=f"{client.parent}/findings/{finding_id}", state=state, reason=reason)
     response = client.call("SettleFinding", request, service=usage_pb2_grpc.UsageServiceStub)
     show_result(client, response, f"{request.name}: {response.changed} devices {done}")
 

@@ -156,7 +156,8 @@ class UsageTable:
         """When each grant was last used for an exemption, as far as sidecars reported."""
         query = select(GRANT_USES.c.grant_id, GRANT_USES.c.last_at).where(GRANT_USES.c.tenant == tenant)
         async with self._reading() as conn:
-            return {grant: last_at for grant, last_at in await conn.execute(query)}
+            rows = (await conn.execute(query)).all()
+            return {str(row[0]): float(row[1]) for row in rows}
 
     async def counts(self, tenant: str, since: float) -> dict[tuple[str, str], int]:
         """What was counted since (whole hours), by kind and name."""

@@ -1,7 +1,7 @@
 """Runs the breakers of classes of grants: every state follows from the spot checks and the state before it.
 
-Every replica may do so. A state is committed on condition that it is still the one it was made from, so of two replicas one wins and
-the other finds nothing to do.
+Every replica may do so. A state is committed on condition that it is still the one it was made from, so of two replicas one wins
+and the other finds nothing to do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds fingerprints that are in too many hands, over all pods together: each pod may have seen too few to notice.
 
-What it does of itself reaches (subject, device) pairs alone, and only asks for a strong authentication; it needs sidecars that agree:
-two that each saw several subjects with the fingerprint. Whether the devices are to be blocked is for a person to say.
+What it does of itself reaches (subject, device) pairs alone, and only asks for a strong authentication; it needs sidecars that
+agree: two that each saw several subjects with the fingerprint. Whether the devices are to be blocked is for a person to say.
 """
 
 from __future__ import annotations
