@@ -16,6 +16,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sidestep.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
     audit_pb2,
@@ -30,6 +32,7 @@ from sidestep.v1 import (
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.grants import AccessService
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
 from controlplane.api.proposals import ProposalService
@@ -40,10 +43,12 @@ from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
 from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
+from controlplane.review.access import Reviewer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from controlplane.threat.fleet import FleetLimits
@@ -55,6 +60,7 @@ from engine.tokenfiles import TokenFilesError
 _LOG = logging.getLogger(__name__)
 
 _SERVICES = (
+    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
@@ -139,7 +145,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(server.stop, settings.drain)
         limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
         watch = Watch(store, limits, settings.review_interval)
-        works = [retention.run(), status.run(), refusals.run(), watch.run()]
+        works = [
+            retention.run(),
+            status.run(),
+            refusals.run(),
+            watch.run(),
+            DueGrants(store, settings.due_interval).run(),
+        ]
         if operators is not None:
             works.append(operators.follow())
         for work in works:
@@ -203,6 +215,8 @@ def _build_server(
     settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
+    access = AccessService(store, Reviewer(store, store.usage.last_used))
+    access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
     writer = Writer(store)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]

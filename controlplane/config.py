@@ -115,6 +115,9 @@ class Settings(BaseSettings):
         description="distinct subjects with one fingerprint, over all sidecars, that are too many",
     )
     fleet_window: Seconds = Field(86_400.0, ge=3_600, le=604_800, description="in which they are counted")
+    due_interval: Seconds = Field(
+        15.0, ge=0.05, le=3_600, description="between two looks for grants that expire or lapse"
+    )
     drain: Seconds = Field(10.0, ge=0, le=600, description="longest wait for running calls when stopping")
     reflection: bool = Field(False, description="serve gRPC reflection")
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field("INFO", description="of stderr")

@@ -211,8 +211,9 @@ class Import:
             stored = None if change.added and fresh else await self._store.get(self._tenant, *key)
             checked = Checked(Name(self._tenant, *key), decode(self._collection, change.value))
             field = f"resources[{change.position}].{KINDS[self._collection].field}"
-            expect.update(await check_links(self._store, checked, field))
-            completed = complete(checked, stored, now, field)
+            links = await check_links(self._store, checked, field)
+            expect.update(links)
+            completed = complete(checked, stored, now, field, links=links, actor=self._note.actor.name)
             if completed.changed:
                 await self._check_guard(change.id, stored, completed.record, now)
                 expect[key] = stored

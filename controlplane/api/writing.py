@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sidestep.v1 import resources_pb2 as pb
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controlplane.actor import ANONYMOUS
 from controlplane.api.differences import difference
 from controlplane.api.fingerprints import FingerprintHasher
 from controlplane.api.guard import guards, load_control, refusal
@@ -90,7 +91,8 @@ class Writer:
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(name.tenant, *key)
             expect = await check_links(self._store, checked)
-            completed = complete(checked, stored, time.time())
+            actor = ANONYMOUS if note is None else note.actor.name
+            completed = complete(checked, stored, time.time(), links=expect, actor=actor)
             record, changed, warnings = completed
             rules = await self._rules(name, stored, record, note, approved) if changed else []
             if approved is not None and not changed:

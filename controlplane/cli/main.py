@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
@@ -43,6 +44,7 @@ for command in (
     grant,
     grant_class,
     finding,
+    access,
     signal,
     session,
     key,

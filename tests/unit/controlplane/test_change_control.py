@@ -14,8 +14,11 @@ from sidestep.v1 import admin_pb2 as api
 from sidestep.v1 import audit_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.audit import verify
+from controlplane.actor import system
+from controlplane.audit import Note, verify
 from controlplane.changecontrol import RULES, Change, concerns, guarded
+from controlplane.errors import RefusedError
+from controlplane.store import Write
 from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.operators import OperatorFiles, bearer, said
@@ -419,3 +422,55 @@ def test_operators_need_the_permission_to_approve(tmp_path: Path) -> None:
             refused(denied, propose, server, bearer(name), put={"policy": POLICY})
         assert "second person, not alice again" in refused(PRECONDITION, approve, server, proposal, bearer("alice"))
         assert approve(server, proposal, bearer("bob")).decider == "bob"
+
+
+def test_of_two_approvals_at_once_one_makes_the_change(server: AdminServer) -> None:
+    for number in range(5):
+        # Without the base of a record both would pass the check of it.
+        proposal = propose(server, put={"policy": renamed(f"p{number}")})
+        request = audit_pb2.ApproveProposalRequest(name=proposal.name)
+        calls = [server.proposals.ApproveProposal.future(request, metadata=said(name)) for name in ("bob", "carol")]
+        codes = sorted(str(call.code()) for call in calls)
+        assert codes in (["StatusCode.FAILED_PRECONDITION", "StatusCode.OK"],)
+    done = [entry for entry in entries(server) if entry.outcome == audit_pb2.AUDIT_OUTCOME_DONE]
+    assert [entry.action for entry in done].count("proposal.approve") == 5
+
+
+def test_a_proposal_that_ends_before_the_commit_undoes_the_change(server: AdminServer) -> None:
+    proposal = propose(server, put={"policy": POLICY})
+    proposal_id = proposal.name.rpartition("/")[2]
+    also = server.run(closing(server, proposal_id, proposal))
+    server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=proposal.name), metadata=ALICE)
+    note = Note(system(), "proposal.approve", POLICY.name)
+    write = Write(Collection.POLICIES, "payments", b"x")
+    with pytest.raises(RefusedError, match="was decided meanwhile"):
+        server.run(server.store.commit("acme", [write], audit=note, also=also))
+    assert server.run(server.store.get("acme", Collection.POLICIES, "payments")) is None
+    assert entries(server)[-1].action == "proposal.withdraw"
+
+
+async def closing(server: AdminServer, proposal_id: str, proposal: audit_pb2.Proposal) -> Any:
+    return server.store.proposals.closing("acme", proposal_id, lambda _: proposal)
+
+
+def renamed(name: str) -> pb.Policy:
+    return pb.Policy(name=f"tenants/acme/policies/{name}", source=SOURCE.replace("payments,", f"{name},"))
+
+
+def test_a_proposed_devices_fingerprint_is_not_kept_raw(server: AdminServer) -> None:
+    put(server, key=pb.Key(name="tenants/acme/keys/f1", kind="KEY_KIND_FINGERPRINT"))
+    device = pb.Device(name="tenants/acme/devices/d9", subject="alice", fingerprint={"os": "very-rare-os"})
+    proposal = propose(server, put={"device": device})
+    kept = server.run(server.store.proposals.get("acme", proposal.name.rpartition("/")[2]))
+    assert b"very-rare-os" not in kept.SerializeToString()
+    assert kept.put.device.components["os"]
+    approve(server, proposal)
+
+
+def test_too_many_waiting_proposals_are_refused(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.store.proposals.MAX_PENDING", 2)
+    first = propose(server, put={"policy": POLICY})
+    propose(server, put={"policy": POLICY})
+    assert "2 proposals are waiting already" in refused(PRECONDITION, propose, server, put={"policy": POLICY})
+    server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=first.name), metadata=ALICE)
+    propose(server, put={"policy": POLICY})
