@@ -189,6 +189,16 @@ class Config(BaseModel):
         return self.data_dir / "page"
 
     @property
+    def usage_dir(self) -> Path:
+        """Counts of usage that wait for the control plane."""
+        return self.data_dir / "usage"
+
+    @property
+    def checks_dir(self) -> Path:
+        """Spot checks, and their outcomes."""
+        return self.data_dir / "checks"
+
+    @property
     def leases_dir(self) -> Path:
         """What the pod knows of slices of budgets and of what was spent of them."""
         return self.data_dir / "leases"

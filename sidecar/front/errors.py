@@ -9,6 +9,7 @@ from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
+from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 from sidecar.store.errors import NotLoadedError, UnreadableError
 
 
@@ -66,6 +67,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnknownDecisionError, StatusCode.NOT_FOUND),
     (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
     (ReservationsError, StatusCode.UNAVAILABLE),
+    (UnknownCheckError, StatusCode.NOT_FOUND),
+    (AlreadyReportedError, StatusCode.FAILED_PRECONDITION),
+    (ChecksError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 
