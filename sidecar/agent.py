@@ -33,12 +33,12 @@ from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
 from sidecar.outbox.usage import UsageSender
-from sidecar.usage.checks import Checks, ChecksError
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
+from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
 _MAINTAIN_S = 1.0

@@ -6,6 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
+
+from engine.errors import InvalidInputError
 
 _RANDOM_BITS: Final = 74
 _LOW_BITS: Final = 62

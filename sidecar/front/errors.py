@@ -9,8 +9,8 @@ from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
-from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 from sidecar.store.errors import NotLoadedError, UnreadableError
+from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 
 
 class TooLargeError(SidestepError):

@@ -47,5 +47,5 @@ class OutcomeTaker:
         if self._checks is None:
             raise ChecksError("the spot checks of this sidecar cannot be used")
         name = "" if caller is None else caller.name
-        self._checks.report(decision_id, name, int(request.outcome), self._clock.boottime())
+        self._checks.report(decision_id, name, request.outcome, self._clock.boottime())
         return _TAKEN

@@ -102,7 +102,14 @@ def run(
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
     budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
-    usage = Collector(config.usage_dir, journal.chain, clock, findings=guards.findings, checks=checks)
+    usage = Collector(
+        config.usage_dir,
+        journal.chain,
+        clock,
+        findings=guards.findings,
+        checks=checks,
+        window_s=config.usage_interval_s,
+    )
     worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases, usage)
     try:
         return worker.serve()

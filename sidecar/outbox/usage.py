@@ -61,7 +61,9 @@ class UsageSender:
                 if error.code() not in _HOPELESS:
                     return self._upward.failed(error)
                 # Statistics: better some are missing than all that come after wait for ever.
-                _log.error("usage: %d windows and %d outcomes are dropped: %s", len(paths), len(outcomes), error.details())
+                _log.error(
+                    "usage: %d windows and %d outcomes are dropped: %s", len(paths), len(outcomes), error.details()
+                )
             remove(paths)
             if self._checks is not None and outcomes:
                 self._checks.sent(key for key, _ in outcomes)

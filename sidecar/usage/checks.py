@@ -1,8 +1,8 @@
 """Spot checks of this pod: which decisions were one, and outcomes on their way to the control plane.
 
 A small LMDB environment in `DATA_DIR/checks/`, written by whichever worker decides, so that every worker can take an outcome. It
-survives the death of every process but not of the node: another boot begins an empty one, and an outcome that was not told by then
-counts for nothing.
+survives the death of every process but not of the node: another boot begins an empty one, and an outcome that was not told by
+then counts for nothing.
 
     open     decision id -> Check, for an hour
     outbox   tenant | 0 | sample -> SpotCheck with its outcome, until the control plane has it
@@ -107,7 +107,7 @@ class Checks:
 
         self._write(put)
 
-    def report(self, decision_id: bytes, caller: str, outcome: int, now: float) -> None:
+    def report(self, decision_id: bytes, caller: str, outcome: report_pb2.SpotCheckOutcome, now: float) -> None:
         """Takes an outcome. The same again changes nothing. Raises UnknownCheckError, AlreadyReportedError, ChecksError."""
 
         def put(txn: lmdb.Transaction[bytes]) -> None:
@@ -122,10 +122,10 @@ class Checks:
             if txn.stat(self._outbox)["entries"] >= MAX_OUTBOX:
                 raise ChecksError("too many outcomes wait for the control plane")
             check = report_pb2.SpotCheck.FromString(found.check)
-            check.outcome = report_pb2.SpotCheckOutcome.ValueType(outcome)
+            check.outcome = outcome
             txn.put(
                 decision_id,
-                msgspec.msgpack.encode(msgspec.structs.replace(found, outcome=outcome)),
+                msgspec.msgpack.encode(msgspec.structs.replace(found, outcome=int(outcome))),
                 db=self._checks,
             )
             # The first outcome of a sample counts, however often the user is challenged that day.

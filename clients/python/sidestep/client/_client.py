@@ -20,10 +20,10 @@ from sidestep.client._exchange import (
     REPORT_OUTCOME,
     SETTLE,
     SETTLE_TIMEOUT_S,
+    ChallengeOutcome,
     asked,
     check_settings,
     check_timeout,
-    ChallengeOutcome,
     outcome_error,
     settle_error,
     to_outcome_request,
@@ -140,8 +140,8 @@ class Client:
     def report_outcome(
         self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S
     ) -> bool:
-        """Tells what became of a challenge, so that the abuse among exemptions can be estimated. May be told of every STEP_UP: only
-        challenges that were spot checks count, within an hour. True: it counts; False: it was no spot check.
+        """Tells what became of a challenge, so that the abuse among exemptions can be estimated. May be told of every STEP_UP:
+        only challenges that were spot checks count, within an hour. True: it counts; False: it was no spot check.
 
         Raises OutcomeError, ValueError for a decision that never came, ClosedClientError after close().
         """

@@ -11,7 +11,7 @@ import grpc
 from sidestep.client._decision import Decision, FailMode
 from sidestep.client._errors import OutcomeError, SettleError
 from sidestep.client._question import Question, QuestionFields
-from sidestep.v1 import decision_pb2, lease_pb2, report_pb2
+from sidestep.v1 import decision_pb2, lease_pb2
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:9191"
 """Where a sidecar listens unless told otherwise."""
@@ -96,8 +96,7 @@ def to_outcome_request(decision: Decision | str, outcome: ChallengeOutcome) -> d
     decision_id = decision if isinstance(decision, str) else decision.decision_id
     if not decision_id:
         raise ValueError("decision: has no id, because no decision came")
-    value = report_pb2.SpotCheckOutcome.Value(f"SPOT_CHECK_OUTCOME_{outcome.value}")
-    return decision_pb2.ReportOutcomeRequest(decision_id=decision_id, outcome=value)
+    return decision_pb2.ReportOutcomeRequest(decision_id=decision_id, outcome=f"SPOT_CHECK_OUTCOME_{outcome.value}")
 
 
 def outcome_error(code: grpc.StatusCode, details: str | None) -> OutcomeError | None:
