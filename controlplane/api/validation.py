@@ -100,7 +100,8 @@ def _subject(record: pb.Subject, name: Name, field: str) -> None:
         check_id(role, where)
     for where, method in _unique(record.methods, f"{field}.methods"):
         check_id(method, where)
-    _time(record, "recover_time", field)
+    for event in ("recover_time", "strong_authentication_time"):
+        _time(record, event, field)
 
 
 @check.register

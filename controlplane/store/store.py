@@ -31,6 +31,7 @@ from controlplane.store.dialect import for_writing, open_engine, translated_erro
 from controlplane.store.findings import FindingTable
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
+from controlplane.store.proofs import ProofTable
 from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import ensure_schema
@@ -71,6 +72,7 @@ class Store:
         self.audit = AuditTable(engine, self._writing)
         self.usage = UsageTable(engine, self._writing)
         self.findings = FindingTable(engine, self._writing)
+        self.proofs = ProofTable(engine, self._writing)
         self.proposals = ProposalTable(engine, self._writing)
 
     @classmethod

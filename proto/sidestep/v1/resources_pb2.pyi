@@ -343,7 +343,7 @@ class SuspectDevice(_message.Message):
     def __init__(self, device: _Optional[str] = ..., guard: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Subject(_message.Message):
-    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "suspects")
+    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "strong_authentication_time", "suspects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
@@ -351,6 +351,7 @@ class Subject(_message.Message):
     RECOVER_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STRONG_AUTHENTICATION_TIME_FIELD_NUMBER: _ClassVar[int]
     SUSPECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SubjectState
@@ -359,8 +360,9 @@ class Subject(_message.Message):
     recover_time: _timestamp_pb2.Timestamp
     failed_attempts: int
     update_time: _timestamp_pb2.Timestamp
+    strong_authentication_time: _timestamp_pb2.Timestamp
     suspects: _containers.RepeatedCompositeFieldContainer[SuspectDevice]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications", "fingerprint")

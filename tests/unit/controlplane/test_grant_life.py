@@ -119,6 +119,7 @@ def test_a_grant_is_requested_approved_by_another_and_activated(server: AdminSer
     assert active.review_time.seconds == pytest.approx(time.time() + 30 * DAY, abs=60)
     told = [(entry.actor, entry.action) for entry in entries(server, name_prefix=NAME)]
     assert told == [("ann", "put"), ("ben", "grant.approve"), ("ann", "grant.activate")]
+    assert entries(server, name_prefix=NAME)[0].ticket == "SEC-1"
 
 
 def test_the_whole_life_of_a_grant(server: AdminServer) -> None:
