@@ -48,7 +48,7 @@ def test_callers_are_found_by_their_tokens(mount: Mount) -> None:
     assert (payments.name, payments.diagnose, payments.rpcs) == (
         "payments",
         True,
-        {"Evaluate", "EvaluateBatch", "Settle"},
+        {"Evaluate", "EvaluateBatch", "Settle", "ReportOutcome"},
     )
     assert (browsing.name, browsing.diagnose, browsing.rpcs) == ("browsing", False, {"Evaluate"})
     assert payments.may_ask_about("payments.transfer")
