@@ -45,6 +45,11 @@ class Fleet:
         wanted = usage_pb2.ListFindingsRequest(parent=f"tenants/{TENANT}")
         return list(self.usage.ListFindings(wanted, timeout=5.0).findings)
 
+    def abuse(self) -> usage_pb2.ClassAbuse:
+        wanted = usage_pb2.ListClassAbuseRequest(parent=f"tenants/{TENANT}")
+        (only,) = self.usage.ListClassAbuse(wanted, timeout=5.0).classes
+        return only  # type: ignore[no-any-return]
+
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
@@ -70,14 +75,18 @@ def load(control: Program, **changed: Any) -> None:
 
 
 @contextmanager
-def fleet(tmp_path: Path, pods: int, **changed: Any) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, pods: int, transport: str = "native", **changed: Any) -> Iterator[Fleet]:
     with controlplane(tmp_path / "cp", SIDESTEP_CP_REVIEW_INTERVAL="200ms") as control:
         load(control, **changed)
         started: list[Program] = []
         stack: list[Any] = []
         try:
             for number in range(pods):
-                settings = FAST | {"SIDESTEP_CONTROL_PLANE": control.grpc, "SIDESTEP_SIDECAR_NAME": f"pod-{number}"}
+                settings = FAST | {
+                    "SIDESTEP_CONTROL_PLANE": control.grpc,
+                    "SIDESTEP_SIDECAR_NAME": f"pod-{number}",
+                    "SIDESTEP_TRANSPORT": transport,
+                }
                 running = sidecar(tmp_path / f"pod-{number}", **settings)
                 started.append(running.__enter__())
                 stack.append(running)
@@ -145,9 +154,13 @@ def test_a_fingerprint_in_few_hands_in_each_pod_is_found_over_all_and_locks_nobo
         until(lambda: answers(running, 0, exempted(), decision_pb2.OUTCOME_ALLOW), "the exemption to be back")
 
 
-def test_outcomes_of_spot_checks_arrive_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_outcomes_of_spot_checks_arrive_once(tmp_path: Path, transport: str) -> None:
     exemptions = RECORDS["policies/payments"]["exemptions"] | {"spotCheckRate": 1.0}
-    with fleet(tmp_path, 1, exemptions=exemptions) as running, Client(running.pods[0].grpc, timeout_s=5.0) as client:
+    with (
+        fleet(tmp_path, 1, transport, exemptions=exemptions) as running,
+        Client(running.pods[0].grpc, timeout_s=5.0) as client,
+    ):
         checked = running.ask(0, exempted())
         assert checked.outcome == decision_pb2.OUTCOME_STEP_UP
         other = running.ask(0, request())
@@ -157,12 +170,26 @@ def test_outcomes_of_spot_checks_arrive_once(tmp_path: Path) -> None:
         # The same sample again: a subject that retries is not two subjects.
         again = running.ask(0, exempted())
         assert client.report_outcome(again.decision_id, ChallengeOutcome.PASSED) is True
-
-        def abuse() -> usage_pb2.ClassAbuse:
-            wanted = usage_pb2.ListClassAbuseRequest(parent=f"tenants/{TENANT}")
-            (only,) = running.usage.ListClassAbuse(wanted, timeout=5.0).classes
-            return only  # type: ignore[no-any-return]
-
-        found = until(lambda: (told := abuse()).failed and told, "the outcome")
+        found = until(lambda: (told := running.abuse()).failed and told, "the outcome")
         assert (found.draws, found.passed, found.failed, found.abandoned) == (1, 0, 1, 0)
         assert found.rate == pytest.approx(1.0)
+
+
+def test_an_outcome_survives_whatever_dies(tmp_path: Path) -> None:
+    exemptions = RECORDS["policies/payments"]["exemptions"] | {"spotCheckRate": 1.0}
+    folder = tmp_path / "cp"
+    with controlplane(folder) as control:
+        load(control, exemptions=exemptions)
+        settings = FAST | {"SIDESTEP_CONTROL_PLANE": control.grpc}
+        with sidecar(tmp_path / "pod", **settings) as pod, Client(pod.grpc, timeout_s=5.0) as client:
+            first = Fleet(control, [pod])
+            until(lambda: answers(first, 0, exempted(), decision_pb2.OUTCOME_STEP_UP), "the pod to load")
+            checked = first.ask(0, exempted())
+            first.close()
+            control.kill()
+            assert client.report_outcome(checked.decision_id, ChallengeOutcome.ABANDONED) is True
+            pod.kill()
+    with controlplane(folder, SIDESTEP_CP_LISTEN=control.grpc) as again, sidecar(tmp_path / "pod", **settings) as pod:
+        second = Fleet(again, [pod])
+        assert until(lambda: (told := second.abuse()).abandoned and told, "the outcome").draws == 1
+        second.close()
