@@ -337,6 +337,7 @@ def _noted(verdict: Verdict) -> Recorded:
         _name(verdict.caller),
         gathered.secret,
         gathered.fingerprint,
+        gathered.device_evidence,
     )
 
 

@@ -11,15 +11,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+from cachetools import LRUCache
 from sidestep.v1 import report_pb2
 
 from engine.classes import DEFAULT_CLASS
-from engine.decision import Basis, Decision, SpotCheck
+from engine.decision import Basis, Decision, Outcome, SpotCheck
 from engine.facts import Binding, Facts
 from engine.sketch import DistinctCount, HeavyHitters, item_hash, sketch_key
 from sidecar.clock import Clock
@@ -29,7 +31,7 @@ from sidecar.usage.checks import Check, Checks, ChecksError
 from sidecar.usage.windows import write_window
 
 WINDOW_S: Final = 10.0
-MAX_NOTES: Final = 65_536
+MAX_NOTES: Final = 8_192
 """Decisions noted and not added up yet; beyond that they are only counted as dropped."""
 MAX_TENANTS: Final = 64
 MAX_GRANTS: Final = 1_000
@@ -38,10 +40,15 @@ MAX_GUARDS: Final = 64
 MAX_FINGERPRINTS: Final = 64
 MAX_DEVICES: Final = 16
 _FOLLOWED: Final = 256
+_HASHES: Final = 4_096
 _HOUR_S: Final = 3600.0
 # So few subjects are told exactly by a sketch.
 _SEVERAL: Final = 1.5
 _LOG_EVERY_S: Final = 60.0
+
+_CAME_TO: Final = {(outcome, basis): f"{outcome.value} {basis.value}" for outcome in Outcome for basis in Basis}
+_sketch_key = lru_cache(64)(sketch_key)
+_item_hash = lru_cache(8_192)(item_hash)
 
 _log = logging.getLogger(__name__)
 
@@ -56,21 +63,8 @@ class Recorded(NamedTuple):
     caller: str
     secret: bytes | None
     fingerprint: Mapping[str, str]
-
-
-class _Note(NamedTuple):
-    tenant: str
-    at: float
-    # `ALLOW EXEMPTION_GRANT`.
-    came_to: str
-    grant: str
-    grant_class: str
-    check: report_pb2.SpotCheck | None
-    subject: str
-    # Recognised by its fingerprint alone; empty: not recognised, or proved by a key.
-    device: str
-    secret: bytes | None
-    fingerprint: Mapping[str, str]
+    # The device evidence that the fingerprint is part of, encoded as it came.
+    evidence: bytes
 
 
 class _Fingerprint:
@@ -116,7 +110,7 @@ class Collector:
         self._findings = findings
         self._checks = checks
         self._window_s = window_s
-        self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
+        self._notes: deque[tuple[Recorded, report_pb2.SpotCheck | None]] = deque(maxlen=MAX_NOTES)
         self._lock = threading.Lock()
         self._lost = 0
         self._number = 0
@@ -124,6 +118,7 @@ class Collector:
         self._due = time.monotonic() + window_s
         self._tenants: dict[str, _Tenant] = {}
         self._hour = -1
+        self._hashes: LRUCache[tuple[bytes, bytes], bytes] = LRUCache(_HASHES)
         self._seen: dict[tuple[str, bytes], HeavyHitters[bytes, _Fingerprint]] = {}
         self._log_at = 0.0
 
@@ -139,7 +134,7 @@ class Collector:
             if len(self._notes) >= MAX_NOTES:
                 with self._lock:
                     self._lost += 1
-            self._notes.append(_note(each, check))
+            self._notes.append((each, check))
         if checks and self._checks is not None:
             try:
                 self._checks.keep(checks, self._clock.boottime())
@@ -149,7 +144,7 @@ class Collector:
     def follow(self) -> None:
         """Adds up what was noted, and ends the window when it is time to. To be called often."""
         while self._notes:
-            self._add(self._notes.popleft())
+            self._add(*self._notes.popleft())
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._window_s
             self._end()
@@ -157,7 +152,7 @@ class Collector:
     def close(self) -> None:
         """Ends the open window."""
         while self._notes:
-            self._add(self._notes.popleft())
+            self._add(*self._notes.popleft())
         self._end()
 
     def _end(self) -> None:
@@ -219,41 +214,51 @@ class Collector:
         if told.fingerprints:
             told.sketch_key = blake2b(key, digest_size=8, person=b"sketch-key-id").digest()
 
-    def _add(self, note: _Note) -> None:
-        usage = self._tenant(note.tenant)
+    def _add(self, each: Recorded, check: report_pb2.SpotCheck | None) -> None:
+        usage = self._tenant(each.facts.tenant)
         if usage is None:
             return
-        usage.decisions[note.came_to] = usage.decisions.get(note.came_to, 0) + 1
-        if note.grant:
-            uses, _, last_at = usage.grants.get(note.grant, (0, "", 0.0))
+        decision = each.decision
+        came_to = _CAME_TO[decision.outcome, decision.basis]
+        usage.decisions[came_to] = usage.decisions.get(came_to, 0) + 1
+        if decision.basis is Basis.EXEMPTION_GRANT:
+            uses, _, last_at = usage.grants.get(decision.grant, (0, "", 0.0))
             if uses or len(usage.grants) < MAX_GRANTS:
-                usage.grants[note.grant] = (uses + 1, note.grant_class, max(last_at, note.at))
+                usage.grants[decision.grant] = (uses + 1, _class_of(each), max(last_at, each.facts.now))
             else:
                 usage.dropped += 1
-        if note.check is not None:
-            if note.check.sample in usage.draws or len(usage.draws) < MAX_DRAWS:
-                usage.draws[note.check.sample] = note.check
+        if check is not None:
+            if check.sample in usage.draws or len(usage.draws) < MAX_DRAWS:
+                usage.draws[check.sample] = check
             else:
                 usage.dropped += 1
-        if note.fingerprint and note.secret is not None:
-            self._see(note, note.secret)
+        if each.fingerprint and each.secret is not None:
+            self._see(each, each.secret)
 
-    def _see(self, note: _Note, secret: bytes) -> None:
-        hour = int(note.at // _HOUR_S)
+    def _see(self, each: Recorded, secret: bytes) -> None:
+        facts = each.facts
+        hour = int(facts.now // _HOUR_S)
         if hour != self._hour:
             self._hour = hour
             self._seen.clear()
-        key = sketch_key(secret)
-        heavy = self._seen.get((note.tenant, key))
+        key = _sketch_key(secret)
+        heavy = self._seen.get((facts.tenant, key))
         if heavy is None:
             if len(self._seen) >= MAX_TENANTS:
                 return
-            heavy = self._seen[note.tenant, key] = HeavyHitters(_FOLLOWED)
-        seen = heavy.count(fingerprint_hash(key, note.fingerprint), _Fingerprint())
-        seen.subjects.add(item_hash(key, note.subject))
+            heavy = self._seen[facts.tenant, key] = HeavyHitters(_FOLLOWED)
+        # Evidence that comes again, encoded as it came, need not be hashed again; in another order it is only hashed once more.
+        known = (key, each.evidence)
+        fingerprint = self._hashes.get(known)
+        if fingerprint is None:
+            fingerprint = self._hashes[known] = fingerprint_hash(key, each.fingerprint)
+        seen = heavy.count(fingerprint, _Fingerprint)
+        seen.subjects.add(_item_hash(key, each.subject))
         seen.changed = True
-        if note.device and len(seen.devices) < MAX_DEVICES:
-            seen.devices[note.subject, note.device] = None
+        device = facts.device
+        # Who proved a key is not to be disturbed.
+        if device.binding is Binding.RECOGNISED and len(seen.devices) < MAX_DEVICES:
+            seen.devices[each.subject, device.id] = None
 
     def _tenant(self, name: str) -> _Tenant | None:
         usage = self._tenants.get(name)
@@ -291,26 +296,10 @@ def fingerprint_hash(key: bytes, fingerprint: Mapping[str, str]) -> bytes:
     return blake2b(content, digest_size=16, key=key).digest()
 
 
-def _note(each: Recorded, check: report_pb2.SpotCheck | None) -> _Note:
-    facts, decision = each.facts, each.decision
-    grant_class = ""
-    exempted = decision.basis is Basis.EXEMPTION_GRANT
-    if exempted:
-        every = (*facts.grants, *(grant for candidate in facts.candidates for grant in candidate.grants))
-        grant_class = next((grant.grant_class for grant in every if grant.id == decision.grant), DEFAULT_CLASS)
-    device = facts.device
-    return _Note(
-        facts.tenant,
-        facts.now,
-        f"{decision.outcome.value} {decision.basis.value}",
-        decision.grant if exempted else "",
-        grant_class,
-        check,
-        each.subject,
-        device.id if device.binding is Binding.RECOGNISED else "",
-        each.secret,
-        each.fingerprint,
-    )
+def _class_of(each: Recorded) -> str:
+    facts = each.facts
+    every = (*facts.grants, *(grant for candidate in facts.candidates for grant in candidate.grants))
+    return next((grant.grant_class for grant in every if grant.id == each.decision.grant), DEFAULT_CLASS)
 
 
 def _count(counts: dict[tuple[str, str], int], key: tuple[str, str], usage: _Tenant, most: int) -> None:

@@ -70,7 +70,7 @@ def test_heavy_hitters_are_bounded_and_never_too_low(keys: list[int]) -> None:
     capacity = 8
     heavy: HeavyHitters[int, list[int]] = HeavyHitters(capacity)
     for key in keys:
-        heavy.count(key, [])
+        heavy.count(key, list)
     truth = Counter(keys)
     found = {key: count for key, count, _ in heavy.items()}
     assert len(found) <= capacity
@@ -83,6 +83,6 @@ def test_heavy_hitters_are_bounded_and_never_too_low(keys: list[int]) -> None:
 
 def test_a_key_in_anothers_place_begins_anew() -> None:
     heavy: HeavyHitters[str, list[str]] = HeavyHitters(1)
-    heavy.count("a", []).append("x")
-    assert heavy.count("a", []) == ["x"]
-    assert heavy.count("b", []) == []
+    heavy.count("a", list).append("x")
+    assert heavy.count("a", list) == ["x"]
+    assert heavy.count("b", list) == []

@@ -41,7 +41,16 @@ def facts(**more: Any) -> Facts:
 def recorded(decision: Decision = STEP_UP, subject: str = "alice", **more: Any) -> Recorded:
     fingerprint = more.pop("fingerprint", {})
     secret = more.pop("secret", SECRET)
-    return Recorded(subject.encode().rjust(16), facts(**more), decision, subject, "payments", secret, fingerprint)
+    return Recorded(
+        subject.encode().rjust(16),
+        facts(**more),
+        decision,
+        subject,
+        "payments",
+        secret,
+        fingerprint,
+        str(fingerprint).encode(),
+    )
 
 
 class Counting:
