@@ -35,11 +35,13 @@ from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
+from sidecar.outbox.usage import UsageSender
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
+from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
 _MAINTAIN_S = 1.0
@@ -125,7 +127,7 @@ class _Agent:
                 parts.push_async_callback(metrics.close)
             reporter = self._reporter(shipper)
             parts.push_async_callback(reporter.close)
-            tellers = [*self._spends(shipper, parts), *self._authentications(parts)]
+            tellers = [*self._spends(shipper, parts), *self._authentications(parts), self._usage(parts)]
             await self._work(writer, shipper, reporter, metrics, tellers)
             await self._drain(shipper, reporter, metrics, tellers)
         return 0
@@ -194,6 +196,19 @@ class _Agent:
         upward = Upward(config.control_plane, config.sidecar_name, "reported authentications")
         parts.push_async_callback(upward.close)
         return [AuthenticationSender(local, upward)]
+
+    def _usage(self, parts: AsyncExitStack) -> UsageSender:
+        config = self._config
+        upward = Upward(config.control_plane, config.sidecar_name, "usage")
+        parts.push_async_callback(upward.close)
+        checks = None
+        try:
+            checks = Checks(config.checks_dir, Clock().boot_id())
+        except ChecksError as error:
+            _log.error("spot checks: %s; their outcomes are not sent", error)
+        else:
+            parts.callback(checks.close)
+        return UsageSender(config.usage_dir, checks, upward)
 
     def _check_spool(self) -> None:
         """Says at once what would go wrong at the end, when nobody reads it."""
@@ -277,9 +292,9 @@ class _Agent:
             try:
                 async with asyncio.timeout(_LAST_WORD_S / 2):
                     await teller.step()
-            except (TimeoutError, OSError, ReservationsError, LocalStoreError):
+            except (TimeoutError, OSError, ReservationsError, LocalStoreError, ChecksError):
                 _log.warning(
-                    "not all spends and reported authentications could be told; they are told later, or count as spent"
+                    "not all spends, usage and reported authentications could be told; they are told later, or count as spent"
                 )
 
     async def _spool(self, shipper: Shipper, spool: Path) -> bool:

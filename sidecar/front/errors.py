@@ -13,6 +13,7 @@ from sidecar.lease.reservations import AlreadySettledError, ReservationsError, U
 from sidecar.local.store import LocalStoreError, StaleProofError, UsedProofError
 from sidecar.retryinfo import retry_status
 from sidecar.store.errors import NotLoadedError, UnreadableError
+from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 
 
 class TooLargeError(SidestepError):
@@ -73,6 +74,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UsedProofError, StatusCode.ALREADY_EXISTS),
     (StaleProofError, StatusCode.FAILED_PRECONDITION),
     (LocalStoreError, StatusCode.UNAVAILABLE),
+    (UnknownCheckError, StatusCode.NOT_FOUND),
+    (AlreadyReportedError, StatusCode.FAILED_PRECONDITION),
+    (ChecksError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 

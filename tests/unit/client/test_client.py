@@ -529,6 +529,8 @@ def test_public_names_are_frozen() -> None:
         "ReportFields",
         "ReportedAuthentication",
         "Revision",
+        "ChallengeOutcome",
+        "OutcomeError",
         "SettleError",
         "SidestepClientError",
     }

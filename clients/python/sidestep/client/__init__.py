@@ -10,11 +10,12 @@ from sidestep.client._decision import Basis, ChallengeMethod, Decision, FailMode
 from sidestep.client._errors import (
     ClosedClientError,
     InvalidQuestionError,
+    OutcomeError,
     ReportError,
     SettleError,
     SidestepClientError,
 )
-from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, ChallengeOutcome
 from sidestep.client._question import Authentication, Dpop, Question, QuestionFields, Revision
 from sidestep.client._report import ReportedAuthentication, ReportFields
 
@@ -25,6 +26,7 @@ __all__ = [
     "Authentication",
     "Basis",
     "ChallengeMethod",
+    "ChallengeOutcome",
     "Client",
     "ClosedClientError",
     "Decision",
@@ -32,6 +34,7 @@ __all__ = [
     "FailMode",
     "InvalidQuestionError",
     "Outcome",
+    "OutcomeError",
     "Question",
     "QuestionFields",
     "Reason",
