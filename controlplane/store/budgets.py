@@ -138,8 +138,8 @@ class BudgetTable:
         return {subject: found.get((tenant, subject)) or Period() for subject in subjects}
 
     async def forget(self, before: float) -> int:
-        """Removes what nobody needs any more, if it has not changed since: periods that are over, with their rows, and
-        settlements and holders. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it."""
+        """Removes what nobody needs any more, if it has not changed since: periods that are over, with their rows, settlements
+        and holders. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it."""
         old = BUDGET_TOTALS.join(
             BUDGET_PERIODS,
             (BUDGET_PERIODS.c.tenant == BUDGET_TOTALS.c.tenant) & (BUDGET_PERIODS.c.subject == BUDGET_TOTALS.c.subject),
