@@ -69,7 +69,8 @@ class Buckets:
             held = self._exact[key] = [self._noted(key), 0.0]
             if len(self._exact) > self._entries:
                 self._note(*self._exact.popitem(last=False))
-        else:
+        elif 2 * len(self._exact) > self._entries:
+            # Before, nobody is about to make way.
             self._exact.move_to_end(key)
         return held
 
