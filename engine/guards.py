@@ -60,8 +60,6 @@ def _clause(name: str, guard: Guard, top: Clause) -> Clause:
 
 def raised_clauses(findings: Sequence[Finding], rules: Sequence[GuardRule]) -> list[Clause]:
     """Step 3: what the findings demand, where a rule takes them seriously."""
-    if not findings:
-        return []
     return [
         clause._replace(after_at=finding.since) for finding, rule in _raised(findings, rules) for clause in rule.clauses
     ]
@@ -69,8 +67,6 @@ def raised_clauses(findings: Sequence[Finding], rules: Sequence[GuardRule]) -> l
 
 def barring(findings: Sequence[Finding], rules: Sequence[GuardRule]) -> list[str]:
     """Step 5: clauses of raised guards that bar exemptions even where an authentication meets them."""
-    if not findings:
-        return []
     return [f"{PREFIX}{rule.name}" for _, rule in _raised(findings, rules) if rule.lasting]
 
 

@@ -29,7 +29,7 @@ from sidecar.guard.detect import (
 from sidecar.guard.limiter import Limiter
 from sidecar.guard.places import Places
 from sidecar.guard.reports import Report, Reports
-from sidecar.guard.seen import Fingerprints, Seen, Shown, place_of, seen
+from sidecar.guard.seen import NOTHING, Fingerprints, Seen, Shown, place_of, seen
 from sidecar.guard.track import Calm, SubjectState, SubjectTable, Track, findings
 from sidecar.page import WorkerSlot, WorkerWord
 
@@ -110,7 +110,8 @@ class Guards:
         if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
-            shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
+            unknown = facts.device.binding is Binding.UNKNOWN
+            shown = self._shown(gathered) if unknown else NOTHING
             if limits is not None:
                 exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
                 if exceeded:
@@ -122,11 +123,13 @@ class Guards:
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
             calm = state.calm
             if calm is not None:
-                if _as_before(calm, facts, asked, shown, program):
+                if _as_before(calm, gathered, asked, program):
                     calm.at = facts.now
                     return Examined(gathered, program, None, (calm.track,), calm=calm)
                 calm.settle()
                 state.calm = None
+            if not unknown:
+                shown = self._shown(gathered)
             return self._look_into(gathered, seen(asked, facts, shown), state, program)
 
     def _look_into(self, gathered: Gathered, look: Seen, state: SubjectState, program: _Program) -> Examined:
@@ -148,7 +151,7 @@ class Guards:
             for _, settings, _, record in program.before:
                 record(settings, look, track)
         if state.single and program.calming and not own[0].findings:
-            state.calm = _calm(look, own[0], program)
+            state.calm = _calm(look, own[0], program, gathered.device_evidence)
         if any(found):
             gathered = gathered._replace(facts=_with_findings(facts, found))
         return Examined(gathered, program, look, own, judging)
@@ -156,14 +159,16 @@ class Guards:
     def learn(self, examined: Examined, decision: Decision) -> None:
         """What the decision on an examined request shows. What is found holds from the next request on."""
         program = examined.program
-        if program is None or not program.after:
+        if program is None:
             return
-        with self._lock:
-            for rule, settings in program.after:
-                if rule.name == "impossible-travel":
-                    if decision.outcome is Outcome.ALLOW:
+        for rule, settings in program.after:
+            if rule.name == "impossible-travel":
+                # Most are at home already.
+                if decision.outcome is Outcome.ALLOW and (examined.calm is None or not examined.calm.home):
+                    with self._lock:
                         self._settle_in(settings, examined)
-                elif _may_find(rule, examined.gathered.facts, decision, program.plan):
+            elif _may_find(rule, examined.gathered.facts, decision, program.plan):
+                with self._lock:
                     self._learn(rule, settings, examined, program.plan, decision)
 
     def _settle_in(self, settings: Any, examined: Examined) -> None:
@@ -200,8 +205,10 @@ class Guards:
 
     def _look(self, gathered: Gathered) -> Seen:
         assert gathered.asked is not None
-        shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
-        return seen(gathered.asked, gathered.facts, shown)
+        return seen(gathered.asked, gathered.facts, self._shown(gathered))
+
+    def _shown(self, gathered: Gathered) -> Shown:
+        return self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
 
     def _compile(self, plan: Plan) -> _Program:
         """Kept by the plan's id, which stays its own as the program holds it."""
@@ -249,7 +256,7 @@ class Guards:
             self._slot.add(WorkerWord.GUARD_FINDINGS, 1, _PLACE[rule.name])
 
 
-def _calm(look: Seen, own: Track, program: _Program) -> Calm | None:
+def _calm(look: Seen, own: Track, program: _Program, evidence: bytes) -> Calm | None:
     """None: what it shows has to be looked at each time. Traps that are actions may be sprung by the next one."""
     device = look.devices[0]
     if len(look.devices) > 1 or device.binding is Binding.UNKNOWN or look.address is None:
@@ -259,14 +266,14 @@ def _calm(look: Seen, own: Track, program: _Program) -> Calm | None:
             return None
     if own.place is not None and look.place is None:
         return None
-    return Calm(own, program, device.id, device.binding, look.shown, look.address, look.place, look.now)
+    return Calm(own, program, device.id, device.binding, evidence, look.address, look.place, look.now)
 
 
-def _as_before(calm: Calm, facts: Facts, asked: Checked, shown: Shown, program: _Program) -> bool:
-    device = facts.device
+def _as_before(calm: Calm, gathered: Gathered, asked: Checked, program: _Program) -> bool:
+    facts, device = gathered.facts, gathered.facts.device
     return (
         calm.program is program
-        and calm.shown is shown
+        and calm.evidence == gathered.device_evidence
         and calm.address == asked.address
         and calm.device_id == device.id
         and calm.binding is device.binding

@@ -126,7 +126,8 @@ class Calm(msgspec.Struct, eq=False):
     program: object
     device_id: str
     binding: Binding
-    shown: Shown
+    # The device evidence, encoded.
+    evidence: bytes
     address: bytes
     place: tuple[float, float] | None
     at: float
