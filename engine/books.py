@@ -223,8 +223,16 @@ class Ledger:
         if self._other_currency(account, period.number):
             return Slice(account, period.number, period.started_at, row.granted, NOTHING, refused=True)
         shown = None if left is None else left.most(NOTHING)
+        terms = self.terms.get((account.tenant, account.grant))
         return Slice(
-            account, period.number, period.started_at, row.granted, shown, exhausted=exhausted, refused=left is None
+            account,
+            period.number,
+            period.started_at,
+            row.granted,
+            shown,
+            exhausted=exhausted,
+            refused=left is None,
+            currency=terms.currency if terms is not None else "",
         )
 
     def _other_currency(self, account: Account, period: int) -> bool:
