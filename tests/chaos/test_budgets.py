@@ -270,7 +270,7 @@ def test_budgets_hold_while_processes_are_killed(tmp_path: Path, desk: Desk) -> 
     ("pods", "uses", "euros", "blows", "pause_s"),
     [
         (2, 150, 150, 8, 0.03),
-        pytest.param(8, 1000, 10_000, 60, 0.3, marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
+        pytest.param(8, 1000, 10_000, 60, 0.12, marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
     ],
 )
 def test_budgets_hold_with_a_real_control_plane(
