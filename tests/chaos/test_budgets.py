@@ -19,8 +19,10 @@ import pytest
 from sidestep.v1 import decision_pb2, decision_pb2_grpc, resources_pb2
 
 from engine.decision import Spend
+from engine.escrow import Account
 from engine.money import NANOS
 from sidecar.journal.record import Record, decode_record
+from sidecar.lease.client import LeaseClient, LeaseSettings
 from tests.chaos import world
 from tests.chaos.pod import CHANNEL_OPTIONS, Plane, Pod, pass_time
 from tests.fakes.journal import read_journal
@@ -28,6 +30,7 @@ from tests.fakes.leases import LeaseDesk
 from tests.fakes.otlp import OtlpReceiver
 from tests.fakes.stock import RECORDS, Stock, exempted
 from tests.processes import until
+from tests.unit.lease.test_leases import take, use
 
 USES, AMOUNT = "uses", "amount"
 ACTIONS = {USES: "payments.transfer", AMOUNT: "payments.refund"}
@@ -279,3 +282,48 @@ def test_budgets_hold_with_a_real_control_plane(
     with Plane(tmp_path / "plane") as plane:
         real = Real(plane, uses, euros)
         hammer(tmp_path, real, pods=pods, uses=uses, euros=euros, blows=blows, seed=6, pause_s=pause_s)
+
+
+def test_five_uses_over_fifty_pods_of_a_real_control_plane(tmp_path: Path) -> None:
+    account = Account("acme", "five", "alice")
+    rng = random.Random(7)
+    with Plane(tmp_path / "plane") as plane:
+        for resource in world.resources():
+            plane.put(resource)
+        plane.put(world.resource("grants/five", RECORDS["grants/g1"] | {"budget": {"max_count": 5}}))
+        clients = [
+            LeaseClient(
+                LeaseSettings(
+                    tmp_path / str(number) / "leases",
+                    "w0-0000000000aa",
+                    "boot-1",
+                    plane.address,
+                    f"pod-{number}",
+                    report_s=0.05,
+                    idle_s=0.1,
+                    heard_s=0.1,
+                )
+            )
+            for number in range(50)
+        ]
+        used = 0
+        try:
+            for each in clients:
+                each.start()
+
+            def use_somewhere() -> int:
+                nonlocal used
+                used += use(rng.choice(clients).leases, account)
+                return used >= 5
+
+            until(use_somewhere, "all five", 60)
+            for number in range(100):
+                if number == 50:
+                    plane.kill()
+                    plane.start()
+                taken = take(rng.choice(clients).leases, account, within_s=0.2)
+                assert taken is None, "a sixth"
+        finally:
+            for each in clients:
+                each.close(5.0)
+        assert used == 5
