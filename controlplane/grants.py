@@ -142,7 +142,6 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     if before is State.REVOKED and wanted is not State.REVOKED:
         raise RefusedError(f"{record.name}: is revoked; a revoked grant does not come back")
     if wanted is State.REVOKED:
-        record.ClearField("approvals")
         return
     check_bounds(record, terms, now, field)
     approvals = 0 if bounds is None else bounds.approvals
