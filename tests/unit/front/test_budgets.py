@@ -39,7 +39,8 @@ def plane() -> Iterator[LeaseDesk]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need longer for a call to itself than a caller waits."""
-    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 5.0)
+    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 20.0)
+    monkeypatch.setattr("sidecar.lease.client._CALL_S", 20.0)
 
 
 @pytest.fixture
@@ -143,7 +144,6 @@ def test_call_waits_no_longer_than_it_may(
     budgeted: Callable[..., Rig], plane: LeaseDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidecar.front.loop.WAIT_S", 0.03)
-    monkeypatch.setattr("sidecar.lease.client._CALL_S", 20.0)
     answer = threading.Event()
     plane._begin = lambda request, context: answer.wait(20)  # type: ignore[assignment, method-assign, return-value]
     rig = budgeted(uses=3)
