@@ -19,7 +19,7 @@ from engine.names import Collection, Lane, signal_id
 from engine.policy import parse_policy
 from engine.rules import TenantRules
 from sidecar.clock import Clock
-from sidecar.gather.gatherer import GatherConfig, Gatherer
+from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
 from sidecar.store.reader import Reader
 from sidecar.store.writer import Writer
 from tests.fakes.history import History
@@ -433,9 +433,13 @@ class Replica:
 
     def ask(self, request: decision_pb2.EvaluateRequest) -> Answer:
         """As a worker would, at NOW. Raises InvalidInputError."""
-        with self._reader.view() as view:
-            facts, rules, *_ = self._gatherer.gather(request, view, NOW, clock=self.clock)
+        facts, rules, *_ = self.gather(request)
         return Answer(decide(facts, rules), facts, rules)
+
+    def gather(self, request: decision_pb2.EvaluateRequest, now: float = NOW) -> Gathered:
+        """The facts at a time. Raises InvalidInputError."""
+        with self._reader.view() as view:
+            return self._gatherer.gather(request, view, now, clock=self.clock)
 
     def close(self) -> None:
         self._reader.close()
