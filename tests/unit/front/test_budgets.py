@@ -16,6 +16,7 @@ from engine.escrow import Account, Room
 from sidecar.front.decision_id import id_text
 from sidecar.front.loop import MAX_PARKED
 from sidecar.front.transport import StatusCode
+from sidecar.guard.guards import Guards
 from sidecar.lease.reservations import CANCELLED, Reservations
 from sidecar.page import WorkerWord
 from tests.fakes.desk import EVALUATE, EVALUATE_BATCH
@@ -100,6 +101,23 @@ def test_calls_that_cannot_be_exempted_wait_for_nothing(budgeted: Callable[..., 
     assert rig.ask(request("bob")).basis == CHALLENGED
     assert rig.slot.get(WorkerWord.PARKED) == 0
     assert plane.calls == []
+
+
+def test_call_that_waits_is_examined_once(
+    budgeted: Callable[..., Rig], plane: LeaseDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = budgeted(uses=3)
+    seen: list[object] = []
+    examine = Guards.examine
+
+    def count(self: Guards, *args: Any) -> Any:
+        seen.append(args)
+        return examine(self, *args)
+
+    monkeypatch.setattr(Guards, "examine", count)
+    assert rig.ask(exempted(request_id="r")).basis == EXEMPTED
+    assert rig.slot.get(WorkerWord.PARKED) == 1
+    assert len(seen) == 1
 
 
 def test_calls_of_one_pass_share_what_there_is(budgeted: Callable[..., Rig]) -> None:
