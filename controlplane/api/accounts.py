@@ -14,21 +14,15 @@ from controlplane.store.budgets import terms_of
 from engine.books import Ledger, Terms
 from engine.errors import InvalidInputError
 from engine.escrow import NOTHING
-from engine.names import Collection, Name, check_id, parse_name
-
-
-def grant_name(text: str) -> Name:
-    """The grant that is asked about. Raises InvalidInputError naming the field."""
-    name = parse_name(text, "grant")
-    if name.collection is not Collection.GRANTS:
-        raise InvalidInputError("grant", "is not the name of a grant")
-    return name
+from engine.names import Collection, Name, check_id
 
 
 async def list_accounts(
     store: Store, name: Name, request: admin_pb2.ListBudgetAccountsRequest
 ) -> admin_pb2.ListBudgetAccountsResponse:
     """A page of accounts by subject and period. Raises NotFoundError if there is no such grant."""
+    if name.collection is not Collection.GRANTS:
+        raise InvalidInputError("name", "is not the name of a grant")
     if request.subject:
         check_id(request.subject, "subject")
     limit = page_size(request.page_size)
@@ -38,7 +32,7 @@ async def list_accounts(
         raise bad_token()
     value = await store.get(name.tenant, Collection.GRANTS, name.id)
     if value is None:
-        raise NotFoundError(request.grant)
+        raise NotFoundError(request.name)
     terms = terms_of(value, time.time())
     found = await store.budgets.totals(
         name.tenant, name.id, subject=request.subject, after=(subject, int(period)), limit=limit

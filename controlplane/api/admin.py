@@ -13,7 +13,7 @@ from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.actor import Permission
-from controlplane.api.accounts import grant_name, list_accounts
+from controlplane.api.accounts import list_accounts
 from controlplane.api.differences import reason_of
 from controlplane.api.identity import admit, begin
 from controlplane.api.imports import Import
@@ -99,7 +99,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ListBudgetAccountsRequest, context: Any
     ) -> admin_pb2.ListBudgetAccountsResponse:
         """A page of what subjects have used of a grant's budget."""
-        name = grant_name(request.grant)
+        name = parse_name(request.name)
         admit(Permission.READ, name.tenant)
         return await list_accounts(self._store, name, request)
 

@@ -50,7 +50,7 @@ def show(client: Client, grant: str, subject: str, everything: bool) -> None:
 
 def _accounts(client: Client, grant: str, subject: str) -> Iterator[admin_pb2.BudgetAccount]:
     request = admin_pb2.ListBudgetAccountsRequest(
-        grant=client.name(Collection.GRANTS, grant), subject=subject, page_size=1000
+        name=client.name(Collection.GRANTS, grant), subject=subject, page_size=1000
     )
     while True:
         response = client.call("ListBudgetAccounts", request)

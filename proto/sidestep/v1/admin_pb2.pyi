@@ -76,16 +76,16 @@ class ListResourcesResponse(_message.Message):
     def __init__(self, resources: _Optional[_Iterable[_Union[_resources_pb2.Resource, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ...) -> None: ...
 
 class ListBudgetAccountsRequest(_message.Message):
-    __slots__ = ("grant", "subject", "page_size", "page_token")
-    GRANT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("name", "subject", "page_size", "page_token")
+    NAME_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    grant: str
+    name: str
     subject: str
     page_size: int
     page_token: str
-    def __init__(self, grant: _Optional[str] = ..., subject: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListBudgetAccountsResponse(_message.Message):
     __slots__ = ("accounts", "next_page_token")

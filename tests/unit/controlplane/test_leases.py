@@ -90,7 +90,7 @@ def settle(server: AdminServer, number: int, settlement: Any, holder: int = 1) -
 
 
 def accounts(server: AdminServer, grant: str = "g", **more: Any) -> list[admin_pb2.BudgetAccount]:
-    request = admin_pb2.ListBudgetAccountsRequest(grant=f"tenants/acme/grants/{grant}", **more)
+    request = admin_pb2.ListBudgetAccountsRequest(name=f"tenants/acme/grants/{grant}", **more)
     return list(server.stub.ListBudgetAccounts(request).accounts)
 
 
@@ -272,7 +272,7 @@ def test_accounts_come_in_pages(server: AdminServer) -> None:
         one(server, 1, 1, ask(subject=subject))
     assert [account.subject for account in accounts(server, page_size=2)] == ["ada", "bob"]
     assert [account.subject for account in accounts(server, subject="bob")] == ["bob"]
-    request = admin_pb2.ListBudgetAccountsRequest(grant="tenants/acme/grants/g", page_size=2)
+    request = admin_pb2.ListBudgetAccountsRequest(name="tenants/acme/grants/g", page_size=2)
     request.page_token = server.stub.ListBudgetAccounts(request).next_page_token
     assert [account.subject for account in server.stub.ListBudgetAccounts(request).accounts] == ["cyd"]
 
@@ -287,7 +287,7 @@ def test_accounts_come_in_pages(server: AdminServer) -> None:
 )
 def test_accounts_of_what_is_no_grant_are_refused(server: AdminServer, grant: str, code: grpc.StatusCode) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        server.stub.ListBudgetAccounts(admin_pb2.ListBudgetAccountsRequest(grant=grant))
+        server.stub.ListBudgetAccounts(admin_pb2.ListBudgetAccountsRequest(name=grant))
     assert refused.value.code() is code
 
 
