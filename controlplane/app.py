@@ -22,6 +22,8 @@ from sidestep.v1 import (
     admin_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
+    lease_pb2,
+    lease_pb2_grpc,
     report_pb2,
     report_pb2_grpc,
     sync_pb2,
@@ -33,6 +35,7 @@ from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
@@ -61,6 +64,7 @@ _SERVICES = (
     audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
+    lease_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
 )
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
@@ -215,6 +219,9 @@ def _build_server(
     report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
+    tenants = settings.scope()
+    leases = LeaseService(store, lambda _context: tenants)
+    lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

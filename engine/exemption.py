@@ -73,6 +73,8 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:
         yield Reason(Code.EXEMPTIONS_OFF)
+    if facts.rate_limited:
+        yield Reason(Code.RATE_LIMITED, facts.rate_limited)
     for name in barring(facts.guards, plan.guards):
         yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:

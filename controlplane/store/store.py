@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from controlplane.audit import Note
 from controlplane.errors import CompactedError, NotFoundError
 from controlplane.store.audit import AuditTable
+from controlplane.store.budgets import BudgetTable
 from controlplane.store.commit import Values, write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
 from controlplane.store.journals import JournalTable
@@ -67,6 +68,7 @@ class Store:
         self._watchers: list[Callable[[Iterable[Head]], None]] = []
         self._sidecars = SidecarTable(engine)
         self.journals = JournalTable(engine, self._writing)
+        self.budgets = BudgetTable(engine, self._writing)
         self.audit = AuditTable(engine, self._writing)
         self.proofs = ProofTable(engine, self._writing)
         self.proposals = ProposalTable(engine, self._writing)
@@ -92,6 +94,7 @@ class Store:
         if self._running:
             await asyncio.wait(self._running)
         await self.journals.close()
+        await self.budgets.close()
         try:
             await self.flush_sidecars()
         finally:

@@ -111,7 +111,7 @@ class DecisionServicer:
         )
         if request.request_id:
             return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, _name(caller))
         found = self._decide(examined.gathered.facts, gathered.rules, request, patient)
         if not isinstance(found, Decided):
             return found
@@ -138,7 +138,7 @@ class DecisionServicer:
                 return _patiently(self._budgets.another(key), patient)
         if first is not None and first.answer is None:
             return _patiently(first.settled, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, _name(caller))
         gathered = examined.gathered
         if first is not None and first.decision is not None and first.answer is not None:
             decision = decide(credited(gathered.facts, first.decision.spend), rules)

@@ -41,6 +41,7 @@ from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
 from sidecar.gather.request import Checked, check, seconds
 from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
+from sidecar.guard.buckets import Limits
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.view import Cursor, ReadView
 
@@ -83,7 +84,8 @@ class _Loaded(NamedTuple):
 class Gathered(NamedTuple):
     """The facts, the rules to decide them by, and the tenant secret in use, if there is one.
 
-    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came.
+    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came;
+    and the tenant's rate limits.
     """
 
     facts: Facts
@@ -91,6 +93,7 @@ class Gathered(NamedTuple):
     secret: bytes | None
     asked: Checked | None = None
     device_evidence: bytes = b""
+    limits: Limits | None = None
     fingerprint: Mapping[str, str] = {}
 
 
@@ -172,7 +175,7 @@ class Gatherer:
             values=values,
             amount=asked.amount if _counts_amounts(chain.from_iterable(possible)) else None,
         )
-        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, shown.fingerprint)
+        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, tenant.limits, shown.fingerprint)
 
     def outline(self, request: decision_pb2.EvaluateRequest, view: ReadView, now: float) -> Gathered:
         """The rules a request would be decided by, and facts that know nothing but the

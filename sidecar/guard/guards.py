@@ -1,18 +1,18 @@
-"""The guards of a worker: `examine` before a decision, `learn` after it."""
+"""The guards and rate limits of a worker: `examine` before a decision, `learn` after it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
-from engine.decision import Decision, Outcome
+from engine.decision import Basis, Decision, Outcome
 from engine.facts import Binding, Facts, Finding
 from engine.guards import GuardRule
 from engine.plan import Plan
-from engine.policy.guards import GUARDS
+from engine.policy.guards import GUARDS, Canary
 from sidecar.gather.gatherer import Gathered
 from sidecar.guard import learn
 from sidecar.guard.detect import (
@@ -23,8 +23,9 @@ from sidecar.guard.detect import (
     ManyNetworksDetector,
     Record,
     SharedFingerprintDetector,
-    canary,
+    Traps,
 )
+from sidecar.guard.limiter import Limiter
 from sidecar.guard.places import Places
 from sidecar.guard.reports import Report, Reports
 from sidecar.guard.seen import Fingerprints, Seen, seen
@@ -32,18 +33,30 @@ from sidecar.guard.track import SubjectTable, Track, findings
 from sidecar.page import WorkerSlot, WorkerWord
 
 ENTRIES: Final = 8192
-"""Subjects, fingerprints and grants that are remembered, each."""
+"""Subjects, fingerprints, grants and keys of each rate limit that are remembered, each."""
+_MAX_PROGRAMS: Final = 1024
+_LEARNING: Final = frozenset({"impossible-travel", "probing", "exemption-burst"})
 _PLACE: Final = {name: place for place, name in enumerate(GUARDS)}
 
 
-class Examined(NamedTuple):
+class _Program(NamedTuple):
+    """What a plan's guards come down to: what runs before a decision, and what after it."""
+
+    plan: Plan
+    before: tuple[tuple[GuardRule, Any, Detect, Record], ...]
+    traps: tuple[GuardRule, Traps] | None
+    after: tuple[tuple[GuardRule, Any], ...]
+
+
+class Examined(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A request's facts with what the guards found, and what they go on from once it is decided."""
 
     gathered: Gathered
-    plan: Plan | None = None
+    program: _Program | None = None
     seen: Seen | None = None
-    # Of each device it may be.
+    # Of each device it may be: its own track, and those it was judged by.
     own: tuple[Track, ...] = ()
+    judging: tuple[list[Track], ...] = ()
 
 
 class Guards:
@@ -64,11 +77,13 @@ class Guards:
         """Forgets everything."""
         self._subjects = SubjectTable(self._entries)
         self._fingerprints = Fingerprints()
+        self._limiter = Limiter(self._entries, self._slot)
         self._bursts = learn.Bursts(self._entries)
         self._reports = Reports()
         self._shared = SharedFingerprintDetector(self._entries)
         self._travel = ImpossibleTravelDetector(self._places)
         networks, inconsistent = ManyNetworksDetector(), InconsistentFingerprintDetector()
+        self._programs: dict[int, _Program] = {}
         self._detectors: dict[str, tuple[Detect, Record]] = {
             "shared-fingerprint": (self._shared.detect, self._shared.record),
             "many-networks": (networks.detect, networks.record),
@@ -77,53 +92,75 @@ class Guards:
         }
 
     def __len__(self) -> int:
-        return len(self._subjects) + len(self._shared) + len(self._bursts)
+        return len(self._subjects) + len(self._shared) + len(self._bursts) + len(self._limiter)
 
     def examine(self, gathered: Gathered, caller: str = "") -> Examined:
-        """What is known of the request's subject and device, with it, as facts. To be called once per request, in the order of
-        their times."""
-        facts, asked = gathered.facts, gathered.asked
+        """What is known of the request's subject and device, with it, as facts. `caller`: the asking service's name.
+
+        To be called once per request, in the order of their times. Raises RateLimitedError over a hard rate limit; such a
+        request is not looked at any further.
+        """
+        facts, asked, limits = gathered.facts, gathered.asked, gathered.limits
         plan = gathered.rules.plan(facts.action, facts.posture)
-        if not plan.guards or asked is None:
+        if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
             shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
+            if limits is not None:
+                exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
+                if exceeded:
+                    facts = replace(facts, rate_limited=exceeded)
+                    gathered = gathered._replace(facts=facts)
+                if not plan.guards:
+                    return Examined(gathered)
             look = seen(asked, facts, shown)
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
-            own = tuple(state.own(device, shown) for device in look.devices)
+            own = tuple([state.own(device, shown) for device in look.devices])
+            judging = tuple(
+                [state.judging(device, shown, track) for device, track in zip(look.devices, own, strict=True)]
+            )
+            program = self._programs.get(id(plan)) or self._compile(plan)
             found: list[tuple[Finding, ...]] = []
-            for device, track in zip(look.devices, own, strict=True):
-                judging = state.judging(device, shown, track)
-                self._detect(plan, facts, look, judging, track)
-                found.append(findings(judging, facts.now))
-            for rule in plan.guards:
-                detector = self._detectors.get(rule.name)
-                if detector is not None:
-                    for track in own:
-                        detector[1](rule.settings, look, track)
+            for track, tracks in zip(own, judging, strict=True):
+                for rule, settings, detect, _ in program.before:
+                    detected = detect(settings, look, tracks, track)
+                    if detected is not None:
+                        self._raise(rule, detected, look, track)
+                if program.traps is not None:
+                    detected = program.traps[1].sprung(facts, look)
+                    if detected is not None:
+                        self._raise(program.traps[0], detected, look, track)
+                found.append(findings(tracks, facts.now))
+            for track in own:
+                for _, settings, _, record in program.before:
+                    record(settings, look, track)
         if any(found):
             gathered = gathered._replace(facts=_with_findings(facts, found))
-        return Examined(gathered, plan, look, own)
+        return Examined(gathered, program, look, own, judging)
 
     def learn(self, examined: Examined, decision: Decision) -> None:
         """What the decision on an examined request shows. What is found holds from the next request on."""
-        plan, look = examined.plan, examined.seen
-        if plan is None or look is None:
+        program, look = examined.program, examined.seen
+        if program is None or look is None or not program.after:
             return
-        facts = examined.gathered.facts
+        facts, plan = examined.gathered.facts, program.plan
         with self._lock:
-            for rule in plan.guards:
-                settings: Any = rule.settings
+            for rule, settings in program.after:
                 if rule.name == "impossible-travel":
                     if decision.outcome is Outcome.ALLOW:
-                        for track in examined.own:
-                            self._travel.allowed(settings, look, track)
+                        answered = any(finding.name == rule.name for finding in facts.guards)
+                        for track, tracks in zip(examined.own, examined.judging, strict=True):
+                            self._travel.allowed(settings, look, track, tracks, answered)
                 elif rule.name == "probing":
                     for track in examined.own:
-                        self._raise(rule, learn.probing(settings, plan, facts, decision, track), look, track)
-                elif rule.name == "exemption-burst":
+                        detected = learn.probing(settings, plan, facts, decision, track)
+                        if detected is not None:
+                            self._raise(rule, detected, look, track)
+                elif decision.basis is Basis.EXEMPTION_GRANT:
                     for track in examined.own:
-                        self._raise(rule, self._bursts.of_device(settings, facts, decision, track), look, track)
+                        detected = self._bursts.of_device(settings, facts, decision, track)
+                        if detected is not None:
+                            self._raise(rule, detected, look, track)
                     wider = self._bursts.of_grant(settings, facts, decision)
                     if wider is not None:
                         self._report(rule, wider, look, decision.grant)
@@ -133,19 +170,27 @@ class Guards:
         with self._lock:
             return self._reports.drain()
 
-    def _detect(self, plan: Plan, facts: Facts, look: Seen, judging: Sequence[Track], own: Track) -> None:
+    def _compile(self, plan: Plan) -> _Program:
+        """Kept by the plan's id, which stays its own as the program holds it."""
+        if len(self._programs) >= _MAX_PROGRAMS:
+            self._programs.clear()
+        traps = None
         for rule in plan.guards:
-            settings: Any = rule.settings
-            if rule.name == "canary":
-                self._raise(rule, canary(settings, plan, facts, look), look, own)
-                continue
-            detector = self._detectors.get(rule.name)
-            if detector is not None:
-                self._raise(rule, detector[0](settings, look, judging, own), look, own)
+            if isinstance(rule.settings, Canary):
+                traps = rule, Traps(rule.settings, plan)
+        program = self._programs[id(plan)] = _Program(
+            plan,
+            tuple(
+                (rule, rule.settings, *self._detectors[rule.name])
+                for rule in plan.guards
+                if rule.name in self._detectors
+            ),
+            traps,
+            tuple((rule, rule.settings) for rule in plan.guards if rule.name in _LEARNING),
+        )
+        return program
 
-    def _raise(self, rule: GuardRule, detected: Detected | None, look: Seen, own: Track) -> None:
-        if detected is None:
-            return
+    def _raise(self, rule: GuardRule, detected: Detected, look: Seen, own: Track) -> None:
         code, confidence, fresh = detected
         if own.raise_(rule.name, code, confidence, look.now, rule.settings.hold_for, fresh=fresh):
             self._report(rule, detected, look)

@@ -7,6 +7,7 @@ from engine.errors import InvalidInputError, SidestepError
 from sidecar.front.errors import OverloadedError, TooLargeError, UnknownServiceError, UnrecordedError, status_of
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
+from sidecar.guard.buckets import RateLimitedError
 from sidecar.journal.segment import JournalError
 from sidecar.store.errors import NotLoadedError, UnreadableError
 
@@ -17,6 +18,7 @@ from sidecar.store.errors import NotLoadedError, UnreadableError
         (InvalidInputError("subject.id", "must not be empty"), StatusCode.INVALID_ARGUMENT),
         (TooLargeError("x"), StatusCode.RESOURCE_EXHAUSTED),
         (OverloadedError("x"), StatusCode.RESOURCE_EXHAUSTED),
+        (RateLimitedError("subject", 1.0), StatusCode.RESOURCE_EXHAUSTED),
         (ScopeError("x"), StatusCode.PERMISSION_DENIED),
         (UnknownServiceError("x"), StatusCode.NOT_FOUND),
         (NotLoadedError("x"), StatusCode.UNAVAILABLE),
