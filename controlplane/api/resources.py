@@ -205,6 +205,10 @@ def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
 
 def _complete_subject(record: pb.Subject, old: pb.Subject | None, field: str) -> None:
     """When the last strong authentication was is what a proof said, not what somebody writes."""
+    # What reports say of its devices is not for a put to say.
+    record.ClearField("suspects")
+    if old is not None:
+        record.suspects.extend(old.suspects)
     known_ns = 0 if old is None else old.strong_authentication_time.ToNanoseconds()
     if record.strong_authentication_time.ToNanoseconds() > known_ns:
         raise InvalidInputError(f"{field}.strong_authentication_time", "is set by the control plane alone")

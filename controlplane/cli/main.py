@@ -13,6 +13,7 @@ from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
+from controlplane.cli.findings import finding
 from controlplane.cli.fleet import revisions, sidecar
 from controlplane.cli.grants import grant
 from controlplane.cli.journal import journal
@@ -44,6 +45,7 @@ for command in (
     budget,
     grant,
     grant_class,
+    finding,
     access,
     signal,
     session,

@@ -12,6 +12,7 @@ from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
 from sidecar.retryinfo import retry_status
 from sidecar.store.errors import NotLoadedError, UnreadableError
+from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 
 
 class TooLargeError(SidestepError):
@@ -69,6 +70,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnknownDecisionError, StatusCode.NOT_FOUND),
     (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
     (ReservationsError, StatusCode.UNAVAILABLE),
+    (UnknownCheckError, StatusCode.NOT_FOUND),
+    (AlreadyReportedError, StatusCode.FAILED_PRECONDITION),
+    (ChecksError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 

@@ -218,8 +218,9 @@ class Guards:
 def _with_findings(facts: Facts, found: list[tuple[Finding, ...]]) -> Facts:
     own, *others = found
     if not others:
-        return replace(facts, guards=own)
+        return replace(facts, guards=(*facts.guards, *own))
     candidates = tuple(
-        replace(candidate, guards=guards) for candidate, guards in zip(facts.candidates, others, strict=True)
+        replace(candidate, guards=(*candidate.guards, *guards))
+        for candidate, guards in zip(facts.candidates, others, strict=True)
     )
-    return replace(facts, guards=own, candidates=candidates)
+    return replace(facts, guards=(*facts.guards, *own), candidates=candidates)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import access_pb2_grpc, admin_pb2_grpc, audit_pb2_grpc, lease_pb2_grpc, report_pb2_grpc
+from sidestep.v1 import access_pb2_grpc, admin_pb2_grpc, audit_pb2_grpc, lease_pb2_grpc, report_pb2_grpc, usage_pb2_grpc
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
@@ -21,6 +21,7 @@ from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.operators import Operators
 from controlplane.review.access import Reviewer
@@ -44,6 +45,7 @@ class AdminServer:
     audit: Any
     proposals: Any
     reports: Any
+    usage: Any
     leases: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
@@ -62,6 +64,7 @@ class AdminServer:
         self.access = access_pb2_grpc.AccessServiceStub(self._channel)
         self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         self.leases = lease_pb2_grpc.LeaseServiceStub(self._channel)
         return self
@@ -105,6 +108,7 @@ class AdminServer:
         writer = Writer(self.store)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
         audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(self.store), self._server)
         leases = LeaseService(self.store, lambda _context: frozenset({"acme", "globex"}))
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
