@@ -75,8 +75,9 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.EXEMPTIONS_OFF)
     if facts.rate_limited:
         yield Reason(Code.RATE_LIMITED, facts.rate_limited)
-    for name in barring(facts.guards, plan.guards):
-        yield Reason(Code.GUARD_RAISED, name)
+    if facts.guards:
+        for name in barring(facts.guards, plan.guards):
+            yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:
         yield Reason(plan.no_exemption)
     elif not allowed:

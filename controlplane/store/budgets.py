@@ -138,8 +138,8 @@ class BudgetTable:
         return {subject: found.get((tenant, subject)) or Period() for subject in subjects}
 
     async def forget(self, before: float) -> int:
-        """Removes what nobody needs any more, if it has not changed since: periods that are over, with their rows, and
-        settlements. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it."""
+        """Removes what nobody needs any more, if it has not changed since: periods that are over, with their rows, settlements
+        and holders. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it."""
         old = BUDGET_TOTALS.join(
             BUDGET_PERIODS,
             (BUDGET_PERIODS.c.tenant == BUDGET_TOTALS.c.tenant) & (BUDGET_PERIODS.c.subject == BUDGET_TOTALS.c.subject),
@@ -162,6 +162,8 @@ class BudgetTable:
                             )
                         )
                 await conn.execute(delete(BUDGET_SETTLEMENTS).where(BUDGET_SETTLEMENTS.c.settled_at < before))
+                # Their rows know by themselves that they are closed.
+                await conn.execute(delete(BUDGET_HOLDERS).where(BUDGET_HOLDERS.c.seen_at < before))
         return len(keys)
 
     async def close(self) -> None:

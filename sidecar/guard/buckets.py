@@ -69,7 +69,8 @@ class Buckets:
             held = self._exact[key] = [self._noted(key), 0.0]
             if len(self._exact) > self._entries:
                 self._note(*self._exact.popitem(last=False))
-        else:
+        elif 2 * len(self._exact) > self._entries:
+            # Before, nobody is about to make way.
             self._exact.move_to_end(key)
         return held
 
@@ -104,13 +105,15 @@ def wait_s(held: list[float], limit: Limit, now: float) -> float:
     return max(0.0, min(held[1], now + full_s) + step_s - full_s - now)
 
 
+def fill(held: list[float], limit: Limit, now: float) -> None:
+    """Takes a token from both buckets, which are full."""
+    step_s = 1.0 / limit.per_second
+    held[0], held[1] = now + step_s, now + step_s / limit.hard_factor
+
+
 def draw(held: list[float], limit: Limit, now: float) -> bool:
     """Takes a token from both buckets, where there is one. Whether the soft one had none."""
     step_s = 1.0 / limit.per_second
-    if held[0] <= now and held[1] <= now:
-        # Both are full.
-        held[0], held[1] = now + step_s, now + step_s / limit.hard_factor
-        return False
     latest = now + limit.burst * step_s
     held[1] = min(max(held[1], now) + step_s / limit.hard_factor, latest)
     soft = min(max(held[0], now), latest) + step_s

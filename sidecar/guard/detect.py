@@ -15,6 +15,7 @@ from engine.facts import Binding, Facts
 from engine.fingerprint import parse_version
 from engine.plan import Plan
 from engine.policy.guards import Canary, ImpossibleTravel, InconsistentFingerprint, ManyNetworks, SharedFingerprint
+from sidecar.gather.request import Checked
 from sidecar.guard.places import EARTH_HALFWAY_KM, Places, distance_km
 from sidecar.guard.seen import Seen, Shown
 from sidecar.guard.track import Place, Track
@@ -317,6 +318,15 @@ class Traps:
         self._actions = frozenset(settings.actions)
         self._devices = frozenset(settings.devices)
         self._conditions = plan.canaries
+
+    def names(self, asked: Checked, facts: Facts) -> bool:
+        """Whether a subject, action or device is one."""
+        return (
+            asked.subject in self._subjects
+            or facts.action in self._actions
+            or asked.device in self._devices
+            or facts.device.id in self._devices
+        )
 
     def sprung(self, facts: Facts, seen: Seen) -> Detected | None:
         """Whether one is."""

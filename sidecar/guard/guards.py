@@ -12,8 +12,9 @@ from engine.decision import Basis, Decision, Outcome
 from engine.facts import Binding, Facts, Finding
 from engine.guards import GuardRule
 from engine.plan import Plan
-from engine.policy.guards import GUARDS, Canary
+from engine.policy.guards import GUARDS, Canary, Probing
 from sidecar.gather.gatherer import Gathered
+from sidecar.gather.request import Checked
 from sidecar.guard import learn
 from sidecar.guard.detect import (
     Detect,
@@ -28,8 +29,8 @@ from sidecar.guard.detect import (
 from sidecar.guard.limiter import Limiter
 from sidecar.guard.places import Places
 from sidecar.guard.reports import Report, Reports
-from sidecar.guard.seen import Fingerprints, Seen, seen
-from sidecar.guard.track import SubjectTable, Track, findings
+from sidecar.guard.seen import NOTHING, Fingerprints, Seen, Shown, place_of, seen
+from sidecar.guard.track import Calm, SubjectState, SubjectTable, Track, findings
 from sidecar.page import WorkerSlot, WorkerWord
 
 ENTRIES: Final = 8192
@@ -46,6 +47,8 @@ class _Program(NamedTuple):
     before: tuple[tuple[GuardRule, Any, Detect, Record], ...]
     traps: tuple[GuardRule, Traps] | None
     after: tuple[tuple[GuardRule, Any], ...]
+    # What shows the same again need not be looked at. Conditions of traps may read what is not compared.
+    calming: bool
 
 
 class Examined(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -57,6 +60,8 @@ class Examined(msgspec.Struct, frozen=True, eq=False, gc=False):
     # Of each device it may be: its own track, and those it was judged by.
     own: tuple[Track, ...] = ()
     judging: tuple[list[Track], ...] = ()
+    # All is as it was before, and `seen` is None.
+    calm: Calm | None = None
 
 
 class Guards:
@@ -105,7 +110,8 @@ class Guards:
         if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
-            shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
+            unknown = facts.device.binding is Binding.UNKNOWN
+            shown = self._shown(gathered) if unknown else NOTHING
             if limits is not None:
                 exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
                 if exceeded:
@@ -113,62 +119,96 @@ class Guards:
                     gathered = gathered._replace(facts=facts)
                 if not plan.guards:
                     return Examined(gathered)
-            look = seen(asked, facts, shown)
-            state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
-            own = tuple([state.own(device, shown) for device in look.devices])
-            judging = tuple(
-                [state.judging(device, shown, track) for device, track in zip(look.devices, own, strict=True)]
-            )
             program = self._programs.get(id(plan)) or self._compile(plan)
-            found: list[tuple[Finding, ...]] = []
-            for track, tracks in zip(own, judging, strict=True):
-                for rule, settings, detect, _ in program.before:
-                    detected = detect(settings, look, tracks, track)
-                    if detected is not None:
-                        self._raise(rule, detected, look, track)
-                if program.traps is not None:
-                    detected = program.traps[1].sprung(facts, look)
-                    if detected is not None:
-                        self._raise(program.traps[0], detected, look, track)
-                found.append(findings(tracks, facts.now))
-            for track in own:
-                for _, settings, _, record in program.before:
-                    record(settings, look, track)
+            state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
+            calm = state.calm
+            if calm is not None:
+                if _as_before(calm, gathered, asked, program):
+                    calm.at = facts.now
+                    return Examined(gathered, program, None, (calm.track,), calm=calm)
+                calm.settle()
+                state.calm = None
+            if not unknown:
+                shown = self._shown(gathered)
+            return self._look_into(gathered, seen(asked, facts, shown), state, program)
+
+    def _look_into(self, gathered: Gathered, look: Seen, state: SubjectState, program: _Program) -> Examined:
+        facts, shown = gathered.facts, look.shown
+        own = tuple([state.own(device, shown) for device in look.devices])
+        judging = tuple([state.judging(device, shown, track) for device, track in zip(look.devices, own, strict=True)])
+        found: list[tuple[Finding, ...]] = []
+        for track, tracks in zip(own, judging, strict=True):
+            for rule, settings, detect, _ in program.before:
+                detected = detect(settings, look, tracks, track)
+                if detected is not None:
+                    self._raise(rule, detected, look, track)
+            if program.traps is not None:
+                detected = program.traps[1].sprung(facts, look)
+                if detected is not None:
+                    self._raise(program.traps[0], detected, look, track)
+            found.append(findings(tracks, facts.now))
+        for track in own:
+            for _, settings, _, record in program.before:
+                record(settings, look, track)
+        if state.single and program.calming and not own[0].findings:
+            state.calm = _calm(look, own[0], program, gathered.device_evidence)
         if any(found):
             gathered = gathered._replace(facts=_with_findings(facts, found))
         return Examined(gathered, program, look, own, judging)
 
     def learn(self, examined: Examined, decision: Decision) -> None:
         """What the decision on an examined request shows. What is found holds from the next request on."""
-        program, look = examined.program, examined.seen
-        if program is None or look is None or not program.after:
+        program = examined.program
+        if program is None:
             return
-        facts, plan = examined.gathered.facts, program.plan
-        with self._lock:
-            for rule, settings in program.after:
-                if rule.name == "impossible-travel":
-                    if decision.outcome is Outcome.ALLOW:
-                        answered = any(finding.name == rule.name for finding in facts.guards)
-                        for track, tracks in zip(examined.own, examined.judging, strict=True):
-                            self._travel.allowed(settings, look, track, tracks, answered)
-                elif rule.name == "probing":
-                    for track in examined.own:
-                        detected = learn.probing(settings, plan, facts, decision, track)
-                        if detected is not None:
-                            self._raise(rule, detected, look, track)
-                elif decision.basis is Basis.EXEMPTION_GRANT:
-                    for track in examined.own:
-                        detected = self._bursts.of_device(settings, facts, decision, track)
-                        if detected is not None:
-                            self._raise(rule, detected, look, track)
-                    wider = self._bursts.of_grant(settings, facts, decision)
-                    if wider is not None:
-                        self._report(rule, wider, look, decision.grant)
+        for rule, settings in program.after:
+            if rule.name == "impossible-travel":
+                # Most are at home already.
+                if decision.outcome is Outcome.ALLOW and (examined.calm is None or not examined.calm.home):
+                    with self._lock:
+                        self._settle_in(settings, examined)
+            elif _may_find(rule, examined.gathered.facts, decision, program.plan):
+                with self._lock:
+                    self._learn(rule, settings, examined, program.plan, decision)
+
+    def _settle_in(self, settings: Any, examined: Examined) -> None:
+        """It was let through where it is."""
+        calm, look = examined.calm, examined.seen
+        if look is not None:
+            answered = any(finding.name == "impossible-travel" for finding in examined.gathered.facts.guards)
+            for track, tracks in zip(examined.own, examined.judging, strict=True):
+                self._travel.allowed(settings, look, track, tracks, answered)
+        elif calm is not None and not calm.home:
+            calm.settle()
+            self._travel.allowed(settings, self._look(examined.gathered), calm.track, [calm.track], answered=False)
+            calm.home = True
+
+    def _learn(self, rule: GuardRule, settings: Any, examined: Examined, plan: Plan, decision: Decision) -> None:
+        facts = examined.gathered.facts
+        look = examined.seen or self._look(examined.gathered)
+        burst = rule.name == "exemption-burst"
+        for track in examined.own:
+            if burst:
+                detected = self._bursts.of_device(settings, facts, decision, track)
+            else:
+                detected = learn.probing(settings, plan, facts, decision, track)
+            if detected is not None:
+                self._raise(rule, detected, look, track)
+        wider = self._bursts.of_grant(settings, facts, decision) if burst else None
+        if wider is not None:
+            self._report(rule, wider, look, decision.grant)
 
     def findings(self) -> list[Report]:
         """Takes the findings since the last call, oldest first, for the report upstream; at most a thousand are kept."""
         with self._lock:
             return self._reports.drain()
+
+    def _look(self, gathered: Gathered) -> Seen:
+        assert gathered.asked is not None
+        return seen(gathered.asked, gathered.facts, self._shown(gathered))
+
+    def _shown(self, gathered: Gathered) -> Shown:
+        return self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
 
     def _compile(self, plan: Plan) -> _Program:
         """Kept by the plan's id, which stays its own as the program holds it."""
@@ -187,6 +227,7 @@ class Guards:
             ),
             traps,
             tuple((rule, rule.settings) for rule in plan.guards if rule.name in _LEARNING),
+            not plan.canaries,
         )
         return program
 
@@ -213,6 +254,42 @@ class Guards:
         )
         if self._slot is not None:
             self._slot.add(WorkerWord.GUARD_FINDINGS, 1, _PLACE[rule.name])
+
+
+def _calm(look: Seen, own: Track, program: _Program, evidence: bytes) -> Calm | None:
+    """None: what it shows has to be looked at each time. Traps that are actions may be sprung by the next one."""
+    device = look.devices[0]
+    if len(look.devices) > 1 or device.binding is Binding.UNKNOWN or look.address is None:
+        return None
+    for place in (own.place, own.place_of_address):
+        if place is not None and place.at != look.now:
+            return None
+    if own.place is not None and look.place is None:
+        return None
+    return Calm(own, program, device.id, device.binding, evidence, look.address, look.place, look.now)
+
+
+def _as_before(calm: Calm, gathered: Gathered, asked: Checked, program: _Program) -> bool:
+    facts, device = gathered.facts, gathered.facts.device
+    return (
+        calm.program is program
+        and calm.evidence == gathered.device_evidence
+        and calm.address == asked.address
+        and calm.device_id == device.id
+        and calm.binding is device.binding
+        and not facts.candidates
+        and not calm.track.findings
+        and (calm.place == place_of(asked))
+        and facts.now >= calm.at
+        and (program.traps is None or not program.traps[1].names(asked, facts))
+    )
+
+
+def _may_find(rule: GuardRule, facts: Facts, decision: Decision, plan: Plan) -> bool:
+    """Whether a decision can be anything to the detector."""
+    if rule.name == "exemption-burst":
+        return decision.basis is Basis.EXEMPTION_GRANT
+    return isinstance(rule.settings, Probing) and bool(learn.near_miss(rule.settings, plan, facts, decision))
 
 
 def _with_findings(facts: Facts, found: list[tuple[Finding, ...]]) -> Facts:

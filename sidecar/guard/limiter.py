@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.facts import Binding, Facts
 from sidecar.gather.gatherer import Gathered
-from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError, draw, wait_s
+from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError, draw, fill, wait_s
 from sidecar.guard.seen import Shown
 from sidecar.page import LIMIT_EFFECTS, LIMITED, WorkerSlot, WorkerWord
 
@@ -60,7 +60,9 @@ class Limiter:
                 raise RateLimitedError(name, after_s)
         exceeded, surer = "", _SURER[kind]
         for name, buckets, limit, key, held in wanted:
-            if draw(held, limit, now) or (
+            if not surer and held[0] <= now and held[1] <= now:
+                fill(held, limit, now)
+            elif draw(held, limit, now) or (
                 surer and name != "caller" and any(buckets.empty(self._as(key, each), limit, now) for each in surer)
             ):
                 self._count(name, _NO_EXEMPTION)

@@ -74,11 +74,12 @@ def seen(asked: Checked, facts: Facts, shown: Shown) -> Seen:
         (facts.device, *(candidate.device for candidate in facts.candidates)) if facts.candidates else (facts.device,),
         shown,
         asked.address,
-        _place(asked),
+        place_of(asked),
     )
 
 
-def _place(asked: Checked) -> tuple[float, float] | None:
+def place_of(asked: Checked) -> tuple[float, float] | None:
+    """Where the caller states it comes from, in degrees; None: it does not, or that cannot be."""
     latitude, longitude = asked.values.get("context.lat"), asked.values.get("context.lon")
     if latitude is None or longitude is None:
         return None

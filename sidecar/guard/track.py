@@ -13,6 +13,8 @@ from collections import OrderedDict, deque
 from enum import IntEnum
 from typing import Final
 
+import msgspec
+
 from engine.facts import Binding, Device, Finding
 from sidecar.guard.seen import Shown
 
@@ -115,13 +117,46 @@ class Track:
         return news
 
 
+class Calm(msgspec.Struct, eq=False):
+    """What a subject's only device last showed, when there was nothing to find: what shows the same again need not be looked at.
+    `at`: when it last did."""
+
+    track: Track
+    # What it was examined by.
+    program: object
+    device_id: str
+    binding: Binding
+    # The device evidence, encoded.
+    evidence: bytes
+    address: bytes
+    place: tuple[float, float] | None
+    at: float
+    # It was let through there.
+    home: bool = False
+
+    def settle(self) -> None:
+        """Brings the track up to date."""
+        track = self.track
+        for place in (track.place, track.place_of_address):
+            if place is not None:
+                place.at = self.at
+        if track.networks:
+            track.networks[next(reversed(track.networks))] = self.at
+
+
 class SubjectState:
     """The tracks of one subject, the longest unseen first."""
 
-    __slots__ = ("_tracks",)
+    __slots__ = ("_tracks", "calm")
 
     def __init__(self) -> None:
         self._tracks: dict[Label, Track] = {}
+        self.calm: Calm | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one track only."""
+        return len(self._tracks) == 1
 
     def own(self, device: Device, shown: Shown) -> Track:
         """The track of a device; makes one if there is none."""

@@ -346,3 +346,56 @@ def test_equal_events_give_equal_findings(steps: list[Any]) -> None:
         return found
 
     assert run() == run()
+
+
+class Attentive(Guards):
+    """Looks at every request, also at those that are as before."""
+
+    def examine(self, gathered: Gathered, caller: str = "") -> Any:
+        examined = super().examine(gathered, caller)
+        for table in (self._subjects._known, self._subjects._others):
+            for state in table.values():
+                if state.calm is not None:
+                    state.calm.settle()
+                    state.calm = None
+        return examined
+
+
+_AMOUNTS = st.sampled_from([5.0, 99.0])
+_REPEATED = st.lists(
+    st.tuples(_STEPS.filter(bool).map(lambda steps: steps[0]), st.integers(1, 4), _AMOUNTS), max_size=12
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=_REPEATED)
+def test_looking_only_at_what_changed_finds_the_same(steps: list[Any]) -> None:
+    def run(guards: Guards) -> list[dict[str, Finding]]:
+        at, found = 0.0, []
+        for (subject, device, place, where, fingerprint, later), times, amount in steps:
+            coordinates = {} if where is None else {"lat": where[0], "lon": where[1]}
+            for _ in range(times):
+                at += later
+                request = asked(
+                    _MANY,
+                    subject=subject,
+                    device=device,
+                    fingerprint=fingerprint,
+                    address=network(place),
+                    at=at,
+                    amount=amount,
+                    **coordinates,
+                )
+                examined = guards.examine(request)
+                outcome = Outcome.STEP_UP if examined.gathered.facts.guards and times > 2 else Outcome.ALLOW
+                guards.learn(examined, Decision(outcome, Basis.EXEMPTION_GRANT, (), grant="g"))
+                found.append({finding.name: finding for finding in examined.gathered.facts.guards})
+        return found
+
+    assert run(Guards()) == run(Attentive())
+
+
+_MANY = rules(
+    "{manyNetworks: {maxNetworks: 2, window: 20m}, impossibleTravel: {}, sharedFingerprint: {maxSubjects: 1}, "
+    "inconsistentFingerprint: {}, probing: {maxNearMisses: 3}, exemptionBurst: {minUses: 6}}"
+)
