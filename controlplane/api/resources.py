@@ -102,6 +102,8 @@ def complete(
         if links is not None:
             settings = links.get((Collection.SETTINGS, SINGLETON_ID))
             put_grant(record, old, read_terms(settings), actor, now, field)
+    elif isinstance(record, pb.Subject):
+        _complete_subject(record, old, now, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -115,6 +117,18 @@ def complete(
     if record.ByteSize() > MAX_VALUE_BYTES:
         raise InvalidInputError(field, f"is larger than {MAX_VALUE_BYTES} bytes")
     return Completed(record, True, warnings)
+
+
+def _complete_subject(record: pb.Subject, old: pb.Subject | None, now: float, field: str) -> None:
+    """Keeps the latest of each event: a record written by somebody who does not know of it must not undo it."""
+    for event in validation.SUBJECT_EVENTS:
+        at = getattr(record, event)
+        if record.HasField(event) and at.ToNanoseconds() > int((now + validation.MAX_SKEW_S) * _NANOS):
+            raise InvalidInputError(f"{field}.{event}", "lies in the future")
+        if old is not None and old.HasField(event):
+            known = getattr(old, event)
+            if not record.HasField(event) or at.ToNanoseconds() < known.ToNanoseconds():
+                at.CopyFrom(known)
 
 
 def encode(record: Message) -> bytes:

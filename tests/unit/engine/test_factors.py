@@ -29,7 +29,7 @@ THRESHOLDS = Thresholds(
 
 
 def factor(index: int, thresholds: Thresholds = THRESHOLDS, **changes: Any) -> Measured:
-    return measure(facts(**changes), thresholds, AcrOrder(), 30.0)[index]
+    return measure(facts(**changes), thresholds, AcrOrder(), 30.0, 86400.0)[index]
 
 
 def identity(**changes: Any) -> Measured:
