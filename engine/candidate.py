@@ -53,6 +53,7 @@ _NOT_EXEMPTED = frozenset(
         Code.DEVICE_REVALIDATION_DUE,
         Code.SESSION_NOT_SOUND,
         Code.RISK_TOO_HIGH,
+        Code.CLASS_SUSPENDED,
         Code.SPOT_CHECK,
     }
 )

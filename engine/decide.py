@@ -11,7 +11,7 @@ from engine import budget, exemption
 from engine.challenge import INVALID_TOKEN, challenge
 from engine.clauses import Clause, Standing, standings, total
 from engine.cooloff import credible
-from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend
+from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend, SpotCheck
 from engine.factors import Measured, measure
 from engine.facts import Authentication, DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
 from engine.guards import raised_clauses
@@ -31,6 +31,10 @@ def decide(facts: Facts, rules: TenantRules) -> Decision:
     # 1. Policies: all that match the action, added up; observed ones are decided beside them.
     plan = rules.plan(facts.action, facts.posture)
     decision = decide_by(facts, rules, plan)
+    if decision.outcome is Outcome.STEP_UP and (facts.grants or facts.candidates):
+        withheld = spot_check(facts, rules, plan)
+        if withheld is not None:
+            decision = replace(decision, spot_check=withheld)
     if not plan.shadows:
         return decision
     shadows = []
@@ -260,6 +264,43 @@ def _exempt(
     return None, against or (), ()
 
 
+def spot_check(facts: Facts, rules: TenantRules, plan: Plan) -> SpotCheck | None:
+    """Of a decision that is STEP_UP: whether it is for a spot check alone. A draw of 0 is none: there was no key to draw with.
+
+    Where several grants would have applied, all of them had to be drawn, which is as likely as their rates multiplied.
+    """
+    thresholds = plan.thresholds
+    if thresholds is None:
+        return None
+    every = (*facts.grants, *(grant for candidate in facts.candidates for grant in candidate.grants))
+    drawn = [grant for grant in every if 0.0 < grant.spot_draw < exemption.spot_check_rate(grant, thresholds)]
+    if not drawn:
+        return None
+    first: Grant | None = None
+    rate = 1.0
+    without: frozenset[str] = frozenset()
+    while True:
+        found = consider(_undrawn(facts, without), rules, plan)[1]
+        if found.basis is not Basis.EXEMPTION_GRANT:
+            break
+        # As it was drawn: for the device in use, else for one that the evidence fits too. None: there was no key to draw with.
+        grant = next((grant for grant in drawn if grant.id == found.grant), None)
+        if grant is None:
+            return None
+        first = first or grant
+        rate *= min(1.0, exemption.spot_check_rate(grant, thresholds))
+        without |= {grant.id}
+    return None if first is None else SpotCheck(first.id, first.grant_class, rate, first.spot_draw)
+
+
+def _undrawn(facts: Facts, without: frozenset[str]) -> Facts:
+    def kept(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        return tuple(replace(grant, spot_draw=1.0) for grant in grants if grant.id not in without)
+
+    candidates = tuple(replace(candidate, grants=kept(candidate.grants)) for candidate in facts.candidates)
+    return replace(facts, grants=kept(facts.grants), candidates=candidates)
+
+
 def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
     return Decision(
         decision.outcome,
@@ -274,4 +315,5 @@ def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
         decision.factors,
         shadows,
         decision.spend,
+        decision.spot_check,
     )

@@ -93,6 +93,7 @@ class Code(Symbol):
     DEVICE_REVALIDATION_DUE = "DEVICE_REVALIDATION_DUE"
     SESSION_NOT_SOUND = "SESSION_NOT_SOUND"
     RISK_TOO_HIGH = "RISK_TOO_HIGH"
+    CLASS_SUSPENDED = "CLASS_SUSPENDED"
     SPOT_CHECK = "SPOT_CHECK"
     # Of the period nothing, or too little, is left for this use.
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
@@ -181,6 +182,17 @@ class Spend(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     expires_at: float | None = None
 
 
+class SpotCheck(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """That nothing but a spot check kept an exemption back: what would have been by this grant, had it not been drawn."""
+
+    # Grant id, and the name of its class.
+    grant: str
+    grant_class: str
+    # 0-1, the chance that this had to happen; and the draw, the same for all decisions that are one sample.
+    rate: float
+    draw: float
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer. A grant never changes `achieved_acr`; what it waived is in `waived_acrs`."""
 
@@ -199,3 +211,4 @@ class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     shadows: tuple[Shadow, ...] = ()
     # Of the budget of `grant`; None: it has none.
     spend: Spend | None = None
+    spot_check: SpotCheck | None = None

@@ -127,10 +127,17 @@ def refusal(
             holds = conditions[grant.condition] = _condition_holds(grant, facts, rules)
         if not holds:
             return Code.GRANT_CONDITION
-    if grant.spot_draw < thresholds.spot_check_rate:
+    if grant.class_suspended:
+        return Code.CLASS_SUSPENDED
+    if grant.spot_draw < spot_check_rate(grant, thresholds):
         return Code.SPOT_CHECK
     # Last, so that a call fails for want of a lease only if nothing else is against it.
     return budget.refusal(grant.budget, facts, rules.clock_skew_s) if grant.budget is not None else None
+
+
+def spot_check_rate(grant: Grant, thresholds: Thresholds) -> float:
+    """The share of exemptions by this grant that is drawn for a spot check: the greater of what policies and class want."""
+    return max(thresholds.spot_check_rate, grant.class_spot_check_rate)
 
 
 def dormancy(grant: Grant, classes: Mapping[str, GrantClass], now: float) -> Code | None:

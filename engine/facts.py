@@ -243,6 +243,10 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     approvals: int = 0
     # None: it may be used without limit.
     budget: Budget | None = None
+    # The breaker of its class is open, or how it stands cannot be told.
+    class_suspended: bool = False
+    # 0-1: the least share of exemptions that its class wants drawn for a spot check.
+    class_spot_check_rate: float = 0.0
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

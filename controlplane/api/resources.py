@@ -120,15 +120,13 @@ def complete(
 
 
 def _complete_subject(record: pb.Subject, old: pb.Subject | None, now: float, field: str) -> None:
-    """Keeps the latest of each event: a record written by somebody who does not know of it must not undo it."""
+    """Keeps the events that a put does not mention: somebody who does not know of one must not undo it."""
     for event in validation.SUBJECT_EVENTS:
         at = getattr(record, event)
         if record.HasField(event) and at.ToNanoseconds() > int((now + validation.MAX_SKEW_S) * _NANOS):
             raise InvalidInputError(f"{field}.{event}", "lies in the future")
-        if old is not None and old.HasField(event):
-            known = getattr(old, event)
-            if not record.HasField(event) or at.ToNanoseconds() < known.ToNanoseconds():
-                at.CopyFrom(known)
+        if old is not None and old.HasField(event) and not record.HasField(event):
+            at.CopyFrom(getattr(old, event))
 
 
 def encode(record: Message) -> bytes:

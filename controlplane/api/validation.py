@@ -17,6 +17,7 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.budgets import check_budget
 from controlplane.api.jwk import check_jwk
+from controlplane.breakers import check_breakers, check_class_state
 from controlplane.changecontrol import MAX_LIFETIME_S, MIN_LIFETIME_S
 from engine.acr import AcrOrder, check_acr
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
@@ -179,12 +180,22 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
     if record.HasField("cool_off"):
         cool_off_s = _seconds(record.cool_off, f"{field}.cool_off")
         if not 0 <= cool_off_s <= MAX_COOL_OFF_S:
-            raise InvalidInputError(f"{field}.cool_off", f"{cool_off_s:g} s is not between 0 and {MAX_COOL_OFF_S:g} s")
+            raise InvalidInputError(
+                f"{field}.cool_off", f"{cool_off_s:g} s is not between 0 and {MAX_COOL_OFF_S:.0f} s"
+            )
     if record.HasField("clock_skew"):
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:
             raise InvalidInputError(f"{field}.clock_skew", f"{skew_s:g} s is not between 0 and {MAX_SKEW_S} s")
     _grant_classes(record.grant_classes, f"{field}.grant_classes")
+    check_breakers(record.breakers, f"{field}.breakers")
+
+
+@check.register
+def _class_state(record: pb.GrantClassState, name: Name, field: str) -> None:
+    check_class_state(record, name.id, field)
+    _text(record.reason, f"{field}.reason")
+    _time(record, "since_time", field, required=True)
 
 
 def _grant_classes(classes: Sequence[pb.GrantClass], field: str) -> None:

@@ -8,6 +8,7 @@ from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
+from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
@@ -40,6 +41,7 @@ for command in (
     device,
     subject,
     grant,
+    grant_class,
     access,
     signal,
     session,

@@ -88,7 +88,7 @@ def enable(client: Client, record_id: str) -> None:
 def event(client: Client, record_id: str, fields: str | None, at: float | None) -> None:
     """Tell of an event that voids what the subject's devices and sessions have proved.
 
-    No grant applies to the subject until the tenant's cool-off is over. An earlier time than the one known changes nothing.
+    No grant applies to the subject until the tenant's cool-off is over.
     """
     if fields is None:
         raise click.UsageError("name the event: --recovery, --sim-change or --new-authenticator")

@@ -35,6 +35,7 @@ from engine.facts import (
 from engine.names import SIGNAL_KINDS, Collection, Lane
 from engine.rules import TenantRules
 from sidecar.clock import Clock
+from sidecar.gather.classes import SOUND
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
 from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
 from sidecar.gather.request import Checked, check, seconds
@@ -140,12 +141,12 @@ class Gatherer:
         readable = tenant.rules.request_variables
         values = {name: value for name, value in asked.values.items() if name in readable}
         secret = tenant.secret(now)
-        grants = self._find_grants(view, asked, subject, device.id, secret, now)
+        grants = self._find_grants(view, asked, subject, device.id, tenant, now)
         candidates = tuple(
             Candidate(
                 other,
                 _risk(view, signal_kinds, asked, session_id, other.id, now),
-                self._find_grants(view, asked, subject, other.id, secret, now),
+                self._find_grants(view, asked, subject, other.id, tenant, now),
             )
             for other in others
         )
@@ -232,7 +233,7 @@ class Gatherer:
         return _parse_subject(value, claimed, cut)
 
     def _find_grants(
-        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, secret: bytes | None, now: float
+        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
     ) -> tuple[Grant, ...]:
         ids = view.grant_ids(asked.tenant, "s", asked.subject, MAX_GRANTS)
         for role in subject.roles:
@@ -240,6 +241,7 @@ class Gatherer:
         if device_id:
             ids += view.grant_ids(asked.tenant, "d", device_id, MAX_GRANTS - len(ids))
         grants = []
+        secret, classes = tenant.secret(now), tenant.classes
         for grant_id in ids:
             value = view.get(Collection.GRANTS, asked.tenant, grant_id)
             grant = None if value is None else parse_grant(grant_id, value)
@@ -248,7 +250,7 @@ class Gatherer:
                 held = None
                 if grant.budget is not None and self._holdings is not None:
                     held = self._holdings(Account(asked.tenant, grant_id, asked.subject))
-                grants.append(drawn(grant, draw, held))
+                grants.append(drawn(grant, draw, held, classes.get(grant.grant_class, SOUND)))
         return tuple(grants)
 
 

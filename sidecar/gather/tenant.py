@@ -17,6 +17,7 @@ from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
 from engine.rules import TenantRules, compile_policy
+from sidecar.gather.classes import ClassStanding, class_standing
 from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
 from sidecar.gather.rules import acr_order, clock_skew_s, tenant_rules
 from sidecar.store.view import Cursor, ReadView
@@ -59,6 +60,8 @@ class Tenant(NamedTuple):
     posture: Posture
     posture_changed_at: float | None
     exemptions_off: bool
+    # How classes of grants stand; those without a record are sound.
+    classes: dict[str, ClassStanding]
 
     def secret(self, now: float) -> bytes | None:
         """The newest tenant secret that may be used at `now`: for the spot-check draw and `user.hash`."""
@@ -103,7 +106,8 @@ class TenantCache:
         )
         catalogue = _kept(parts, "catalogue", settings_bytes, lambda: _catalogue(settings))
         posture, changed_at, off = _posture(view.get(Collection.POSTURES, tenant, SINGLETON_ID))
-        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off)
+        classes = {name: class_standing(value) for name, value in view.scan(Collection.GRANT_CLASSES, tenant)}
+        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, classes)
 
     def _policies(
         self, parts: dict[str, tuple[object, object]], rows: tuple[tuple[str, bytes], ...]

@@ -79,7 +79,9 @@ def test_a_policy_changes_by_two_people_and_everything_is_told(tmp_path: Path) -
             "SEC-1",
             ["change_control.policies"],
         )
-        assert "new product" in bob("proposal", "show", proposal_id)
+        shown = bob("proposal", "show", proposal_id)
+        assert "new product" in shown
+        assert "+  require: {acr: nist-aal2, maxAge: 12h}" in shown
         assert "policies/payments written at revision" in bob("proposal", "approve", proposal_id)
         assert bob("proposal", "list").count("\n") == 1
         assert "maxAge: 12h" in alice("policy", "get", "payments", "--source")
@@ -89,6 +91,8 @@ def test_a_policy_changes_by_two_people_and_everything_is_told(tmp_path: Path) -
         assert "change_control.kill_switch" in alice("posture", "kill-switch", "off", code=1)
         alice("posture", "kill-switch", "off", "--propose", "--reason", "over")
         (waiting,) = bob.json("proposal", "list")
+        shown = bob("proposal", "show", waiting["name"].rpartition("/")[2])
+        assert "-  exemptionsOff: true" in shown
         assert waiting["reason"] == "over"
         bob("proposal", "reject", waiting["name"].rpartition("/")[2], "--reason", "it is not")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -18,10 +18,11 @@ from engine.decide import decide, required_clauses
 from engine.decision import Basis, Decision, Outcome
 from engine.explain import explain, lines
 from engine.facts import Authentication, Binding, Device, DeviceBlock, Facts, Posture, Signal, Staleness, TokenState
+from engine.plan import Policy
 from engine.risk import KINDS, combine
 from engine.rules import TenantRules
 from tests.property.oracle import may_allow
-from tests.property.strategies import NOW, Ruled, many_facts, policies, ruled
+from tests.property.strategies import COOL_OFF_S, NOW, Ruled, many_facts, policies, ruled
 
 EXAMPLES = settings(max_examples=50, deadline=None)
 MORE_EXAMPLES = settings(max_examples=100, deadline=None)
@@ -29,6 +30,12 @@ MORE_EXAMPLES = settings(max_examples=100, deadline=None)
 
 def allows(facts: Facts, tenant: Ruled) -> bool:
     return decide(facts, tenant.rules).outcome is Outcome.ALLOW
+
+
+def again(tenant: Ruled, policies: Iterable[Policy]) -> TenantRules:
+    """The tenant's rules with other policies."""
+    rules = tenant.rules
+    return TenantRules(policies, order=rules.order, risk_ceiling=rules.risk_ceiling, cool_off_s=COOL_OFF_S)
 
 
 def degraded(facts: Facts) -> Iterator[tuple[str, Facts]]:
@@ -86,6 +93,8 @@ def _subject(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "disabled", replace(facts, subject=replace(subject, disabled=True))
     yield "unknown subject", replace(facts, subject=replace(subject, known=False, failed_attempts=None))
     yield "just recovered", replace(facts, subject=replace(subject, recovered_at=NOW))
+    yield "another SIM", replace(facts, subject=replace(subject, sim_changed_at=NOW))
+    yield "new authenticator", replace(facts, subject=replace(subject, authenticator_changed_at=NOW))
     if subject.failed_attempts is not None:  # unknown is worse than any number
         yield "more failures", replace(facts, subject=replace(subject, failed_attempts=subject.failed_attempts + 3))
 
@@ -101,6 +110,7 @@ def _device(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "less trust", replace(facts, device=replace(device, trust=device.trust / 2))
     yield "never validated", replace(facts, device=replace(device, validated_at=None))
     yield "nothing proved on it", replace(facts, device=replace(device, authentications=()))
+    yield "due earlier", replace(facts, device=replace(device, revalidate_draw=1.0))
     for block in (DeviceBlock.NOT_EXCLUDED, DeviceBlock.QUARANTINED, DeviceBlock.REVOKED):
         yield f"device {block.value}", replace(facts, device=replace(device, block=block))
 
@@ -177,7 +187,12 @@ def shown(decision: Decision) -> tuple[Any, ...]:
 @given(ruled(least=1), st.data(), many_facts())
 def test_observed_policies_never_change_the_live_decision(tenant: Ruled, data: st.DataObject, facts: Facts) -> None:
     observed, _ = data.draw(policies("watched", mode="observe"))
-    beside = TenantRules((*tenant.policies, observed), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    beside = TenantRules(
+        (*tenant.policies, observed),
+        order=tenant.rules.order,
+        risk_ceiling=tenant.rules.risk_ceiling,
+        cool_off_s=COOL_OFF_S,
+    )
     assert shown(decide(facts, beside)) == shown(decide(facts, tenant.rules))
 
 
@@ -186,7 +201,12 @@ def test_observed_policies_never_change_the_live_decision(tenant: Ruled, data: s
 def test_decisions_are_pure_and_survive_a_recording(tenant: Ruled, facts: Facts) -> None:
     before = msgspec.msgpack.encode(facts)
     decision = decide(facts, tenant.rules)
-    fresh = TenantRules(reversed(tenant.policies), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    fresh = TenantRules(
+        reversed(tenant.policies),
+        order=tenant.rules.order,
+        risk_ceiling=tenant.rules.risk_ceiling,
+        cool_off_s=COOL_OFF_S,
+    )
     replayed = msgspec.msgpack.decode(before, type=Facts)
     assert replayed == facts
     assert decide(replayed, fresh) == decide(facts, fresh) == decide(facts, tenant.rules) == decision
@@ -198,7 +218,12 @@ def test_decisions_are_pure_and_survive_a_recording(tenant: Ruled, facts: Facts)
 @given(ruled(least=1), st.data(), many_facts())
 def test_a_further_policy_never_weakens_the_requirement(tenant: Ruled, data: st.DataObject, facts: Facts) -> None:
     further, _ = data.draw(policies("further"))
-    more = TenantRules((*tenant.policies, further), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    more = TenantRules(
+        (*tenant.policies, further),
+        order=tenant.rules.order,
+        risk_ceiling=tenant.rules.risk_ceiling,
+        cool_off_s=COOL_OFF_S,
+    )
     if not tenant.rules.plan(facts.action, facts.posture).policies:
         return  # the first policy that matches takes the place of the top requirement
     fewer_clauses, _ = required_clauses(facts, tenant.rules, tenant.rules.plan(facts.action, facts.posture))

@@ -134,6 +134,36 @@ def test_change_control_cannot_be_weakened_alone_whatever_it_guards(rule: str) -
     assert rules(Collection.SETTINGS, settings(**{rule: True}), shorter, control) == others
 
 
+@pytest.mark.parametrize(
+    ("approvals", "guarded_change"),
+    [([2], False), ([3], False), ([1], True), ([0], True), ([], True), ([2, 0], False)],
+)
+def test_the_approvals_of_a_grant_class_cannot_be_lowered_alone(approvals: list[int], guarded_change: bool) -> None:
+    def classes(*wanted: int) -> pb.Settings:
+        record = settings(posture=True)
+        for index, number in enumerate(wanted):
+            record.grant_classes.add(id=f"c{index}", approvals=number)
+        return record
+
+    expected = ["change_control"] if guarded_change else []
+    assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl(posture=True)) == expected
+    assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl()) == []
+
+
+def test_what_voids_a_subjects_past_cannot_be_taken_back_alone() -> None:
+    def recovered(at: int) -> pb.Subject:
+        record = subject("ACTIVE")
+        if at:
+            record.recover_time.FromSeconds(at)
+        return record
+
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(0)) == ["blocks"]
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(99)) == ["blocks"]
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(101)) == []
+    assert rules(Collection.SUBJECTS, recovered(0), recovered(100)) == []
+    assert rules(Collection.SUBJECTS, recovered(100), None) == []
+
+
 def test_without_change_control_settings_are_free() -> None:
     assert rules(Collection.SETTINGS, settings(), None, pb.ChangeControl()) == []
     assert rules(Collection.SETTINGS, None, settings(policies=True), pb.ChangeControl()) == []
@@ -474,3 +504,31 @@ def test_too_many_waiting_proposals_are_refused(server: AdminServer, monkeypatch
     assert "2 proposals are waiting already" in refused(PRECONDITION, propose, server, put={"policy": POLICY})
     server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=first.name), metadata=ALICE)
     propose(server, put={"policy": POLICY})
+
+
+def test_a_proposal_is_no_way_round_the_approvals_of_a_grant(server: AdminServer) -> None:
+    record = settings()
+    record.grant_classes.add(
+        id="default",
+        approvals=1,
+        ceiling=pb.Requirement(acr="nist-aal2", max_age=Duration(seconds=3600)),
+        max_validity=Duration(seconds=86_400),
+    )
+    put(server, settings=record)
+    now = int(time.time())
+    grant = pb.Grant(
+        name="tenants/acme/grants/g1",
+        state="GRANT_STATE_ACTIVE",
+        subject="alice",
+        actions=["*"],
+        ceiling=pb.Requirement(acr="nist-aal2", max_age=Duration(seconds=3600)),
+    )
+    grant.start_time.FromSeconds(now)
+    grant.expire_time.FromSeconds(now + 3600)
+    assert "needs 1 approvals" in refused(PRECONDITION, put, server, grant=grant)
+    assert "needs 1 approvals" in refused(PRECONDITION, propose, server, put={"grant": grant})
+    grant.state = pb.GRANT_STATE_REQUESTED
+    approve(server, propose(server, put={"grant": grant}))
+    stored = server.stub.GetResource(api.GetResourceRequest(name=grant.name)).resource.grant
+    assert stored.state == pb.GRANT_STATE_REQUESTED
+    assert not stored.approvals
