@@ -131,7 +131,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             else lambda: {"operators": "development mode: anyone may administer"},
         )
         identity = IdentityInterceptor(operators, refusals)
-        server = _build_server(settings, store, sync, status, identity)
+        server = _build_server(settings, store, sync, status, identity, refusals)
         grpc_address = _listen_grpc(server, settings)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
@@ -198,7 +198,12 @@ def _read_operators(settings: Settings) -> Operators | None:
 
 
 def _build_server(
-    settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
+    settings: Settings,
+    store: Store,
+    sync: SyncService,
+    status: Health,
+    identity: IdentityInterceptor,
+    refusals: Refusals,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
     access = AccessService(store, Reviewer(store))
@@ -206,9 +211,10 @@ def _build_server(
     writer = Writer(store)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
+    reports = ReportService(store, refusals, settings.scope())
+    report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
-    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

@@ -5,6 +5,8 @@ Pure. The steps are engine.lifecycle's; here they meet the message, the class it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from sidestep.v1 import resources_pb2 as pb
@@ -51,7 +53,7 @@ _STAYS = frozenset(
 class Terms(NamedTuple):
     """What a tenant's settings say about grants."""
 
-    classes: dict[str, GrantClass]
+    classes: Mapping[str, GrantClass]
     order: AcrOrder
 
     def of(self, grant: pb.Grant) -> GrantClass | None:
@@ -59,6 +61,7 @@ class Terms(NamedTuple):
         return self.classes.get(class_name(grant.grant_class))
 
 
+@lru_cache(64)
 def read_terms(settings: bytes | None) -> Terms:
     """The terms in stored settings; None: the tenant has no settings."""
     record = pb.Settings()
@@ -89,7 +92,7 @@ def state_of(grant: pb.Grant) -> State | None:
 
 
 def facts_of(grant: pb.Grant) -> facts.Grant:
-    """A stored grant as decisions see it."""
+    """A stored grant as decisions see it, but for what its budget limits."""
     scope = grant.WhichOneof("scope")
     return facts.Grant(
         id=grant.name.rpartition("/")[2],
@@ -104,6 +107,8 @@ def facts_of(grant: pb.Grant) -> facts.Grant:
         grant_class=class_name(grant.grant_class),
         review_at=_at(grant.review_time) if grant.HasField("review_time") else None,
         approvals=counted(grant.requester, (approval.actor for approval in grant.approvals)),
+        # Whether there is one is all that is asked here; what is left of it only sidecars know.
+        budget=facts.Budget() if grant.HasField("budget") else None,
     )
 
 
@@ -121,7 +126,7 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
         raise InvalidInputError(f"{field}.state", f"{record.state} is no state of a grant")
     _keep_marks(record, old, field)
     bounds = terms.of(record)
-    if bounds is not None and not record.HasField("start_time"):
+    if not record.HasField("start_time"):
         # How long it is valid counts from here.
         if old is not None and old.HasField("start_time"):
             record.start_time.CopyFrom(old.start_time)
@@ -136,7 +141,6 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     if before is State.REVOKED and wanted is not State.REVOKED:
         raise RefusedError(f"{record.name}: is revoked; a revoked grant does not come back")
     if wanted is State.REVOKED:
-        record.ClearField("approvals")
         return
     check_bounds(record, terms, now, field)
     approvals = 0 if bounds is None else bounds.approvals

@@ -42,6 +42,7 @@ _NOT_EXEMPTED = frozenset(
         Code.GRANT_NOT_APPROVED,
         Code.GRANT_CLASS_SCOPE,
         Code.GRANT_CLASS_CONDITION,
+        Code.GRANT_CLASS_BUDGET,
         Code.GRANT_OTHER_ACTION,
         Code.GRANT_CONDITION,
         Code.CEILING_EXCEEDED,

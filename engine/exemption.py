@@ -165,6 +165,8 @@ def dormancy(grant: Grant, classes: Mapping[str, GrantClass], now: float) -> Cod
         return Code.GRANT_CLASS_SCOPE
     if bounds.condition_required and not grant.condition:
         return Code.GRANT_CLASS_CONDITION
+    if bounds.budget_required and grant.budget is None:
+        return Code.GRANT_CLASS_BUDGET
     return None
 
 

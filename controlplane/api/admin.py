@@ -51,7 +51,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             note = None
         else:
             reason = request.reason or reason_of(request.resource)
-            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=request.ticket)
+            ticket = request.ticket or request.resource.grant.ticket
+            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=ticket)
         written = await self._writer.put(request.resource, note)
         return admin_pb2.PutResourceResponse(
             resource=public(name.collection, written.record),

@@ -102,7 +102,7 @@ def _subject(record: pb.Subject, name: Name, field: str) -> None:
         check_id(role, where)
     for where, method in _unique(record.methods, f"{field}.methods"):
         check_id(method, where)
-    for event in SUBJECT_EVENTS:
+    for event in (*SUBJECT_EVENTS, "strong_authentication_time"):
         _time(record, event, field)
 
 

@@ -30,6 +30,7 @@ from controlplane.store.commit import Values, write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
+from controlplane.store.proofs import ProofTable
 from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import ensure_schema
@@ -67,6 +68,7 @@ class Store:
         self._sidecars = SidecarTable(engine)
         self.journals = JournalTable(engine, self._writing)
         self.audit = AuditTable(engine, self._writing)
+        self.proofs = ProofTable(engine, self._writing)
         self.proposals = ProposalTable(engine, self._writing)
 
     @classmethod

@@ -98,10 +98,10 @@ class AdminServer:
         access = AccessService(self.store, Reviewer(self.store, self._last_used))
         access_pb2_grpc.add_AccessServiceServicer_to_server(access, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
+        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store, self.refusals), self._server)
         writer = Writer(self.store)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
         audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
-        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass
 from engine.facts import Authentication, Binding, DeviceBlock, Evidence, Facts, Grant, Posture, Staleness, TokenState
 from engine.policy.model import Ceiling, Exemptions, PostureOverlay, Require, Spec
 from tests.property.strategies import COOL_OFF_S, Ruled, grant_condition_holds
@@ -69,7 +70,12 @@ def may_allow(facts: Facts, tenant: Ruled) -> set[str]:
         return {"ASSURANCE_SATISFIED"}
     logins: list[Authentication | None] = [*believed] or [None]
     unmet = [[d for d in demands if login is None or not _met(d, login, facts, order)] for login in logins]
-    if any(_exempt(grant, left, facts, specs, order) for grant in facts.grants for left in unmet):
+    classes = tenant.rules.classes
+    if any(
+        _exempt(grant, left, facts, specs, order) and _class_allows(grant, left, facts, classes, order)
+        for grant in facts.grants
+        for left in unmet
+    ):
         return {"EXEMPTION_GRANT"}
     return set()
 
@@ -182,6 +188,27 @@ def _exempt(grant: Grant, unmet: list[Demand], facts: Facts, specs: list[Spec], 
         min((device.half_life for device in devices if device.half_life is not None), default=None),
     )
     return all(_policy_exempts(spec, grant, unmet, facts, order, aging) for spec in specs)
+
+
+def _class_allows(
+    grant: Grant, unmet: list[Demand], facts: Facts, classes: dict[str, GrantClass], order: AcrOrder
+) -> bool:
+    if grant.review_at is not None and grant.review_at <= facts.now:
+        return False
+    if not classes and grant.grant_class == "default":
+        return True
+    if grant.grant_class not in classes:
+        return False
+    bounds = classes[grant.grant_class]
+    return (
+        all(_covered(d, bounds.ceiling.acr, bounds.ceiling.max_age_s, order) for d in unmet)
+        and grant.start_at is not None
+        and facts.now < grant.start_at + bounds.max_validity_s
+        and (bounds.review_every_s is None or grant.review_at is not None)
+        and grant.approvals >= bounds.approvals
+        and (not bounds.condition_required or grant.condition != "")
+        and (not bounds.scopes or grant.scope in bounds.scopes)
+    )
 
 
 def _policy_exempts(spec: Spec, grant: Grant, unmet: list[Demand], facts: Facts, order: AcrOrder, aging: Aging) -> bool:

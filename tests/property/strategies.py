@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass
+from engine.clauses import Ceiling
 from engine.facts import (
     Authentication,
     Binding,
@@ -277,6 +279,20 @@ def policies(draw: st.DrawFn, name: str, *, mode: str = "enforce") -> tuple[Poli
     return compile_policy(json.dumps(document), 1), truths
 
 
+def grant_classes(name: str) -> st.SearchStrategy[GrantClass]:
+    """A class that mostly allows what there is."""
+    return st.builds(
+        GrantClass,
+        id=st.just(name),
+        ceiling=st.builds(Ceiling, st.just("phrh") | ACRS, st.sampled_from([30.0, 30.0, 300.0])),
+        max_validity_s=st.sampled_from([3600.0, 3600.0, 1.0]),
+        review_every_s=st.sampled_from([None, None, 3600.0]),
+        approvals=st.sampled_from([0, 0, 1, 2]),
+        condition_required=st.sampled_from([False, False, False, True]),
+        scopes=st.sampled_from([frozenset()] * 3 + [frozenset({GrantScope.SUBJECT, GrantScope.DEVICE})]),
+    )
+
+
 COUNTS = [0, 1, 1, 1, 1, 1, 2, 2, 2, 3]
 
 
@@ -288,12 +304,14 @@ def ruled(draw: st.DrawFn, least: int = 0) -> Ruled:
         st.sampled_from([[("phrh", "nist-aal3")]] * 2 + [[("phrh", "nist-aal3"), ("phr", "nist-aal2")]] * 2 + [[]])
     )
     compiled = tuple(policy for policy, _ in made)
+    classes = [draw(grant_classes(name)) for name in ("default", "other")] if _odds(draw, 3) else []
     rules = TenantRules(
         compiled,
         order=AcrOrder(edges),
         risk_ceiling=draw(st.none() | st.just(60.0)),
         clock_skew_s=30.0,
         cool_off_s=COOL_OFF_S,
+        classes=classes[_odds(draw, 4) :],
     )
     return Ruled(rules, {name: truth for _, truths in made for name, truth in truths.items()}, compiled)
 
@@ -350,10 +368,13 @@ GRANTS = st.builds(
     ceiling_acr=st.just("phrh") | ACRS,
     ceiling_max_age_s=st.sampled_from([30.0, 30.0, 30.0, 300.0, 43200.0]),
     active=st.sampled_from([True] * 6 + [False]),
-    start_at=st.sampled_from([None, None, None, NOW, NOW + 1]),
+    start_at=st.sampled_from([None, None, None, NOW, NOW, NOW - 60, NOW - 60, NOW + 1]),
     expire_at=st.sampled_from([NOW + 1] * 6 + [NOW, None]),
     condition=st.sampled_from([""] * 8 + list(_GRANT_CONDITIONS)),
     spot_draw=st.sampled_from([0.1, 0.25, 0.5, 0.99]),
+    grant_class=st.sampled_from(["default"] * 3 + ["other", "other", "unknown"]),
+    review_at=st.sampled_from([None, None, NOW + 1, NOW + 1, NOW]),
+    approvals=st.integers(0, 2),
 )
 VALUES: st.SearchStrategy[dict[str, Scalar]] = st.fixed_dictionaries(
     {},

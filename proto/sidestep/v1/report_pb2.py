@@ -25,19 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/report.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x14ReportJournalRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12)\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x19.sidestep.v1.JournalChain\"*\n\x15ReportJournalResponse\x12\x11\n\tconflicts\x18\x01 \x03(\t\"\xe8\x01\n\x0cJournalChain\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07settled\x18\x04 \x01(\x04\x12\x13\n\x0bquarantined\x18\x05 \x01(\x04\x12\x11\n\tdiscarded\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nunrecorded\x18\x08 \x01(\x04\x12\x0f\n\x07spooled\x18\t \x01(\x04\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12/\n\x0breport_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp2g\n\rReportService\x12V\n\rReportJournal\x12!.sidestep.v1.ReportJournalRequest\x1a\".sidestep.v1.ReportJournalResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/report.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x14ReportJournalRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12)\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x19.sidestep.v1.JournalChain\"*\n\x15ReportJournalResponse\x12\x11\n\tconflicts\x18\x01 \x03(\t\"\xe8\x01\n\x0cJournalChain\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07settled\x18\x04 \x01(\x04\x12\x13\n\x0bquarantined\x18\x05 \x01(\x04\x12\x11\n\tdiscarded\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nunrecorded\x18\x08 \x01(\x04\x12\x0f\n\x07spooled\x18\t \x01(\x04\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12/\n\x0breport_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x01\n\x1cReportAuthenticationsRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12<\n\x0f\x61uthentications\x18\x02 \x03(\x0b\x32#.sidestep.v1.ReportedAuthentication\x12\x34\n\x08refusals\x18\x03 \x03(\x0b\x32\".sidestep.v1.RefusedAuthentication\"\x83\x01\n\x15RefusedAuthentication\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaa\x03\n\x16ReportedAuthentication\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x10\n\x08register\x18\x06 \x01(\x08\x12G\n\ncomponents\x18\x07 \x03(\x0b\x32\x33.sidestep.v1.ReportedAuthentication.ComponentsEntry\x12\x43\n\x08versions\x18\x08 \x03(\x0b\x32\x31.sidestep.v1.ReportedAuthentication.VersionsEntry\x12\x0e\n\x06key_id\x18\t \x01(\t\x12\x0b\n\x03jkt\x18\n \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"U\n\x1dReportAuthenticationsResponse\x12\x34\n\x08receipts\x18\x01 \x03(\x0b\x32\".sidestep.v1.AuthenticationReceipt\"u\n\x15\x41uthenticationReceipt\x12\x33\n\x07outcome\x18\x01 \x01(\x0e\x32\".sidestep.v1.AuthenticationOutcome\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65vice_updated\x18\x03 \x01(\x08*\x88\x01\n\x15\x41uthenticationOutcome\x12&\n\"AUTHENTICATION_OUTCOME_UNSPECIFIED\x10\x00\x12#\n\x1f\x41UTHENTICATION_OUTCOME_RECORDED\x10\x01\x12\"\n\x1e\x41UTHENTICATION_OUTCOME_REFUSED\x10\x02\x32\xd7\x01\n\rReportService\x12V\n\rReportJournal\x12!.sidestep.v1.ReportJournalRequest\x1a\".sidestep.v1.ReportJournalResponse\x12n\n\x15ReportAuthentications\x12).sidestep.v1.ReportAuthenticationsRequest\x1a*.sidestep.v1.ReportAuthenticationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidestep.v1.report_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._loaded_options = None
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._loaded_options = None
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_AUTHENTICATIONOUTCOME']._serialized_start=1373
+  _globals['_AUTHENTICATIONOUTCOME']._serialized_end=1509
   _globals['_REPORTJOURNALREQUEST']._serialized_start=74
   _globals['_REPORTJOURNALREQUEST']._serialized_end=156
   _globals['_REPORTJOURNALRESPONSE']._serialized_start=158
   _globals['_REPORTJOURNALRESPONSE']._serialized_end=200
   _globals['_JOURNALCHAIN']._serialized_start=203
   _globals['_JOURNALCHAIN']._serialized_end=435
-  _globals['_REPORTSERVICE']._serialized_start=437
-  _globals['_REPORTSERVICE']._serialized_end=540
+  _globals['_REPORTAUTHENTICATIONSREQUEST']._serialized_start=438
+  _globals['_REPORTAUTHENTICATIONSREQUEST']._serialized_end=601
+  _globals['_REFUSEDAUTHENTICATION']._serialized_start=604
+  _globals['_REFUSEDAUTHENTICATION']._serialized_end=735
+  _globals['_REPORTEDAUTHENTICATION']._serialized_start=738
+  _globals['_REPORTEDAUTHENTICATION']._serialized_end=1164
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_start=1066
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_end=1115
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_start=1117
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_end=1164
+  _globals['_REPORTAUTHENTICATIONSRESPONSE']._serialized_start=1166
+  _globals['_REPORTAUTHENTICATIONSRESPONSE']._serialized_end=1251
+  _globals['_AUTHENTICATIONRECEIPT']._serialized_start=1253
+  _globals['_AUTHENTICATIONRECEIPT']._serialized_end=1370
+  _globals['_REPORTSERVICE']._serialized_start=1512
+  _globals['_REPORTSERVICE']._serialized_end=1727
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
 from sidestep.v1 import admin_pb2 as api
 from sidestep.v1 import audit_pb2
 from sidestep.v1 import resources_pb2 as pb
@@ -167,6 +169,62 @@ def test_what_voids_a_subjects_past_cannot_be_taken_back_alone() -> None:
 def test_without_change_control_settings_are_free() -> None:
     assert rules(Collection.SETTINGS, settings(), None, pb.ChangeControl()) == []
     assert rules(Collection.SETTINGS, None, settings(policies=True), pb.ChangeControl()) == []
+
+
+LEVELS = st.sampled_from(["LOW", "ELEVATED", "HIGH", "CRITICAL"])
+POSTURE = st.none() | st.builds(posture, LEVELS, st.booleans())
+SUBJECT = st.none() | st.builds(subject, st.sampled_from(["ACTIVE", "DISABLED", "UNSPECIFIED"]))
+TRUSTS = st.sampled_from(["ACTIVE", "QUARANTINED", "REVOKED", "UNSPECIFIED"])
+STANDING = st.none() | st.builds(standing, TRUSTS, st.sampled_from(["mallory", "other"]))
+CONTROL = st.builds(pb.ChangeControl, **{rule: st.booleans() for rule in RULES})
+
+
+def protection(world: dict[str, Any]) -> dict[str, int]:
+    """How well each thing protects, said in another way than the code says it."""
+    level = (
+        -1
+        if world["posture"] is None
+        else ["LOW", "ELEVATED", "HIGH", "CRITICAL"].index(
+            pb.PostureLevel.Name(world["posture"].level).rpartition("_")[2]
+        )
+    )
+    state = world["standing"]
+    trusted = state is None or state.trust == pb.DEVICE_TRUST_ACTIVE
+    return {
+        "posture": max(level, 0),
+        "kill_switch": int(world["posture"] is not None and world["posture"].exemptions_off),
+        "subject": int(world["subject"] is not None and world["subject"].state != pb.SUBJECT_STATE_ACTIVE),
+        "mallorys device": 0 if trusted or state.subject != "mallory" else 1 + (state.trust == pb.DEVICE_TRUST_REVOKED),
+        **{f"rule {rule}": int(getattr(world["settings"].change_control, rule)) for rule in RULES},
+    }
+
+
+@given(
+    POSTURE,
+    SUBJECT,
+    STANDING,
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("posture"), POSTURE),
+            st.tuples(st.just("subject"), SUBJECT),
+            st.tuples(st.just("standing"), STANDING),
+            st.tuples(st.just("settings"), CONTROL.map(lambda control: pb.Settings(change_control=control))),
+        ),
+        max_size=30,
+    ),
+)
+def test_one_person_alone_only_ever_adds_protection(
+    before: Any, victim: Any, state: Any, attempts: list[tuple[str, Any]]
+) -> None:
+    world = {"posture": before, "subject": victim, "standing": state, "settings": pb.Settings(change_control=ALL)}
+    collections = {"posture": POSTURES, "subject": Collection.SUBJECTS, "standing": STATES}
+    collections["settings"] = Collection.SETTINGS
+    for what, after in attempts:
+        strength = protection(world)
+        change = Change(collections[what], world[what], after)
+        if not guarded(world["settings"].change_control, change, NOW):
+            world[what] = after
+        assert all(protection(world)[part] >= least for part, least in strength.items()), (what, after)
 
 
 # Through the admin API

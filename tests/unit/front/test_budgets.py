@@ -33,6 +33,7 @@ CHALLENGED = decision_pb2.BASIS_CHALLENGE
 def plane() -> Iterator[LeaseDesk]:
     with LeaseDesk() as plane:
         yield plane
+    assert plane.violations == []
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ def desk() -> Iterator[LeaseDesk]:
     with LeaseDesk() as desk:
         desk.budget("g1", uses=5)
         yield desk
+    assert desk.violations == []
 
 
 def client(directory: Path, desk: LeaseDesk, number: int = 0, **settings: float) -> LeaseClient:
