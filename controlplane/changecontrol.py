@@ -63,6 +63,15 @@ def concerns(control: pb.ChangeControl, collection: Collection) -> bool:
     return control.blocks and collection in _BLOCKS
 
 
+def protects(collection: Collection, record: Any, now: float) -> bool:
+    """Whether a change of this stored record may lift a block: of a device, its standing is asked instead."""
+    if collection is Collection.SUBJECTS:
+        return record.state != pb.SUBJECT_STATE_ACTIVE or any(map(record.HasField, _VOIDING))
+    if collection is Collection.DEVICE_STATES:
+        return blocks(record) > 0
+    return collection is Collection.REVOKED_SESSIONS and not _is_over(record, now)
+
+
 def is_on(control: pb.ChangeControl) -> bool:
     """Whether anything is guarded."""
     return any(getattr(control, rule) for rule in RULES)
@@ -151,9 +160,13 @@ def _lifts_device_state(change: Change, now: float) -> bool:
 
 def _lifts_session(change: Change, now: float) -> bool:
     before: Any = change.before
-    if before.expire_time.ToNanoseconds() <= now * 1e9:
+    if _is_over(before, now):
         return False
     return change.after is None or change.after.expire_time.ToNanoseconds() < before.expire_time.ToNanoseconds()
+
+
+def _is_over(session: pb.RevokedSession, now: float) -> bool:
+    return session.expire_time.ToNanoseconds() <= now * 1e9
 
 
 def _lifts_device(change: Change, now: float) -> bool:

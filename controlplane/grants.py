@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.budgets import widens
 from controlplane.errors import RefusedError
 from engine import facts
 from engine.acr import AcrOrder
@@ -116,7 +117,7 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     """Completes a grant that somebody puts in the place of `old`: state, requester, approvals, start and review.
 
     A put changes the bounds of a grant freely where its class wants no approval; where it does, a change of bounds is a new
-    request. A suspended grant stays suspended.
+    request, unless it only narrows the budget. A suspended grant stays suspended.
 
     Raises InvalidInputError for what the class does not allow or the control plane sets itself; RefusedError for a transition
     that is not allowed.
@@ -135,7 +136,7 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     if bounds is not None and not record.HasField("review_time") and old is not None and old.HasField("review_time"):
         record.review_time.CopyFrom(old.review_time)
     before = None if old is None else state_of(old)
-    if old is not None and _content(record) == _content(old):
+    if old is not None and _allows_no_more(record, old):
         _put_state(record, old, wanted, before, terms, actor, now)
         return
     if before is State.REVOKED and wanted is not State.REVOKED:
@@ -319,11 +320,18 @@ def _check_still_allowed(grant: pb.Grant, terms: Terms, now: float) -> None:
         raise RefusedError(f"{grant.name}: its class does not allow it: {error}") from None
 
 
-def _content(grant: pb.Grant) -> bytes:
-    """The bytes of what a grant allows."""
+def _allows_no_more(record: pb.Grant, old: pb.Grant) -> bool:
+    """Whether all that differs is a budget, and that is not wider: it may be lowered at any time."""
+    if _content(record) == _content(old):
+        return True
+    return _content(record, "budget") == _content(old, "budget") and not widens(old, record)
+
+
+def _content(grant: pb.Grant, *besides: str) -> bytes:
+    """The bytes of what a grant allows, some fields left out."""
     copy = pb.Grant()
     copy.CopyFrom(grant)
-    for mark in _MARKS:
+    for mark in (*_MARKS, *besides):
         copy.ClearField(mark)
     return copy.SerializeToString(deterministic=True)
 

@@ -132,8 +132,12 @@ class Ledger:
         slices: dict[Account, Slice] = {}
         for standing in message.standings:
             slices[standing.account] = self._slice(message.holder, standing.account)
+        asked: dict[Account, int] = {}
+        for (holder, account, _), row in self.rows.items():
+            if holder == message.holder:
+                asked[account] = max(asked.get(account, 0), row.sequence)
         for ask in message.asks:
-            refused = self._grant(message.holder, message.sequence, ask)
+            refused = self._grant(message.holder, message.sequence, ask, asked.get(ask.account, 0))
             slices[ask.account] = self._slice(message.holder, ask.account, exhausted=refused)
         return Answer(tuple(slices.values()))
 
@@ -192,24 +196,27 @@ class Ledger:
             row.returned = row.returned.most(standing.returned.least(row.granted))
         self._book(key, before, row)
 
-    def _grant(self, holder: str, sequence: int, ask: Ask) -> bool:
-        """Grants what can be; True: it cannot, for want of room."""
+    def _grant(self, holder: str, sequence: int, ask: Ask, before_it: int) -> bool:
+        """Grants what can be; True: it cannot, for want of room.
+
+        `before_it`: number of the last ask for the account, in any period. Nobody waits any more for one that was overtaken.
+        """
         account = ask.account
         number = self.period(account).number
         terms = self.terms.get((account.tenant, account.grant))
         left = self.left(account, number)
-        if ask.want == NOTHING or terms is None or left is None or self._other_currency(account, number):
+        if terms is None or left is None or sequence <= before_it:
             return False
         key = (holder, account, number)
         row = self._row(key)
         totals = self.totals[account, number]
-        if sequence <= row.sequence:
-            return False
         others = totals.holders - row.is_open()
         before = _copy(row)
         row.sequence = sequence
-        given = _size(terms, left, ask, others)
-        if given is not None:
+        given: Room | None = NOTHING
+        if ask.want != NOTHING and not self._other_currency(account, number):
+            given = _size(terms, left, ask, others)
+        if given is not None and given != NOTHING:
             # A bound that came later may have been overdrawn before: that is taken, and not granted again.
             row.granted = row.granted.most(row.spent.plus(row.returned)).plus(given)
             totals.currency = totals.currency or terms.currency
@@ -223,8 +230,16 @@ class Ledger:
         if self._other_currency(account, period.number):
             return Slice(account, period.number, period.started_at, row.granted, NOTHING, refused=True)
         shown = None if left is None else left.most(NOTHING)
+        terms = self.terms.get((account.tenant, account.grant))
         return Slice(
-            account, period.number, period.started_at, row.granted, shown, exhausted=exhausted, refused=left is None
+            account,
+            period.number,
+            period.started_at,
+            row.granted,
+            shown,
+            exhausted=exhausted,
+            refused=left is None,
+            currency=terms.currency if terms is not None else "",
         )
 
     def _other_currency(self, account: Account, period: int) -> bool:

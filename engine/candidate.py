@@ -31,6 +31,7 @@ _NOT_EXEMPTED = frozenset(
         Code.DATA_HARD_STALE,
         Code.BEHIND_MIN_REVISION,
         Code.JOURNAL_FULL,
+        Code.RATE_LIMITED,
         Code.GUARD_RAISED,
         Code.NOT_WAIVABLE,
         Code.NO_GRANT,

@@ -251,6 +251,8 @@ def _guards(facts: Facts, plan: Plan) -> Iterator[Change]:
 def _switches(facts: Facts, rules: TenantRules) -> Iterator[Change]:
     if facts.exemptions_off:
         yield Change("the kill switch off", lambda before: replace(before, exemptions_off=False))
+    if facts.rate_limited:
+        yield Change(f"fewer requests per {facts.rate_limited}", lambda before: replace(before, rate_limited=""))
     if facts.journal_full:
         yield Change("room in the journal", lambda before: replace(before, journal_full=False))
     for lower in Posture:

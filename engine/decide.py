@@ -206,9 +206,10 @@ def required_clauses(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[tupl
             clause = triggers.clauses[index]
             clauses.append(clause)
             causes.append(Reason(Code.TRIGGER_FIRED if truly else Code.TRIGGER_ERROR, clause.name))
-    for clause in raised_clauses(facts.guards, plan.guards):
-        clauses.append(clause)
-        causes.append(_cause(clause))
+    if facts.guards:
+        raised = raised_clauses(facts.guards, plan.guards)
+        clauses += raised
+        causes += map(_cause, raised)
     for code in _top_causes(facts, rules):
         clauses.append(rules.top_clause(code))
         causes.append(Reason(code))

@@ -104,6 +104,8 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
     exhausted: bool = False
     # Nothing will be granted to any: no such grant, no budget, not in force, another currency.
     refused: bool = False
+    # Of the amounts; empty where they do not count.
+    currency: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

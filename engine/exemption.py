@@ -76,8 +76,11 @@ def _general(facts: Facts, rules: TenantRules, plan: Plan, allowed: bool) -> Ite
         yield Reason(Code.EXEMPTIONS_OFF)
     for event in cooling(facts.subject, facts.now, rules.cool_off_s):
         yield Reason(Code.COOL_OFF, event)
-    for name in barring(facts.guards, plan.guards):
-        yield Reason(Code.GUARD_RAISED, name)
+    if facts.rate_limited:
+        yield Reason(Code.RATE_LIMITED, facts.rate_limited)
+    if facts.guards:
+        for name in barring(facts.guards, plan.guards):
+            yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:
         yield Reason(plan.no_exemption)
     elif not allowed:

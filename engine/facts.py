@@ -300,3 +300,5 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     amount: Amount | None = None
     # Findings in force, by name.
     guards: tuple[Finding, ...] = ()
+    # The rate limit that was exceeded (`subject`, `device`, `caller`): no exemption applies. Empty: none.
+    rate_limited: str = ""

@@ -12,7 +12,7 @@ least.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
@@ -126,8 +126,8 @@ class HeavyHitters(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._counts)
 
-    def count(self, key: K, new: V) -> V:
-        """Counts the key once; returns its value, which is `new` if it was not followed."""
+    def count(self, key: K, new: Callable[[], V]) -> V:
+        """Counts the key once; returns its value, which `new` makes if it was not followed."""
         known = self._counts.get(key)
         if known is not None:
             self._counts[key] = known + 1
@@ -139,8 +139,8 @@ class HeavyHitters(Generic[K, V]):
             floor = self._counts.pop(least)
             del self._values[least]
         self._counts[key] = floor + 1
-        self._values[key] = new
-        return new
+        value = self._values[key] = new()
+        return value
 
     def items(self) -> Iterator[tuple[K, int, V]]:
         """Key, count and value, the most frequent first."""

@@ -32,11 +32,13 @@ from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
+from sidecar.outbox.usage import UsageSender
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
+from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
 _MAINTAIN_S = 1.0
@@ -82,6 +84,10 @@ def check(collection: int, record_id: str, value: bytes) -> None:
         raise RefusedError("policy_rejected", f"{record_id}: {error}") from None
 
 
+# What tells the control plane of something until it knows.
+_Teller = HolderCloser | SettlementSender | UsageSender
+
+
 class _Agent:
     def __init__(self, config: Config, page: Page) -> None:
         self._config = config
@@ -112,7 +118,7 @@ class _Agent:
                 parts.push_async_callback(metrics.close)
             reporter = self._reporter(shipper)
             parts.push_async_callback(reporter.close)
-            spends = self._spends(shipper, parts)
+            spends = [*self._spends(shipper, parts), self._usage(parts)]
             await self._work(writer, shipper, reporter, metrics, spends)
             await self._drain(shipper, reporter, metrics, spends)
         return 0
@@ -153,13 +159,13 @@ class _Agent:
         settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
         return JournalReporter(shipper, config.journal_dir, self._page, settings)
 
-    def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[HolderCloser | SettlementSender]:
+    def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[_Teller]:
         """What tells the control plane of spends that no worker tells it of."""
         config = self._config
         boot = Clock().boot_id()
         upward = Upward(config.control_plane, config.sidecar_name, "leases")
         parts.push_async_callback(upward.close)
-        tellers: list[HolderCloser | SettlementSender] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
+        tellers: list[_Teller] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
         try:
             reservations = Reservations(config.leases_dir, boot)
         except ReservationsError as error:
@@ -168,6 +174,19 @@ class _Agent:
             parts.callback(reservations.close)
             tellers.append(SettlementSender(reservations, upward))
         return tellers
+
+    def _usage(self, parts: AsyncExitStack) -> UsageSender:
+        config = self._config
+        upward = Upward(config.control_plane, config.sidecar_name, "usage")
+        parts.push_async_callback(upward.close)
+        checks = None
+        try:
+            checks = Checks(config.checks_dir, Clock().boot_id())
+        except ChecksError as error:
+            _log.error("spot checks: %s; their outcomes are not sent", error)
+        else:
+            parts.callback(checks.close)
+        return UsageSender(config.usage_dir, checks, upward)
 
     def _check_spool(self) -> None:
         """Says at once what would go wrong at the end, when nobody reads it."""
@@ -187,7 +206,7 @@ class _Agent:
         shipper: Shipper,
         reporter: JournalReporter,
         metrics: MetricsPush | None,
-        spends: Sequence[HolderCloser | SettlementSender],
+        spends: Sequence[_Teller],
     ) -> None:
         """Everything at once, until told to stop. Raises what any part raises."""
         client = None if writer is None else self._sync(writer)
@@ -219,7 +238,7 @@ class _Agent:
         shipper: Shipper,
         reporter: JournalReporter,
         metrics: MetricsPush | None,
-        spends: Sequence[HolderCloser | SettlementSender],
+        spends: Sequence[_Teller],
     ) -> None:
         self._slot.set_state(State.DRAINING)
         config = self._config
@@ -245,15 +264,15 @@ class _Agent:
             await asyncio.gather(reporter.report_last(left_s), *pushed)
         beat.cancel()
 
-    async def _tell(self, spends: Sequence[HolderCloser | SettlementSender]) -> None:
+    async def _tell(self, spends: Sequence[_Teller]) -> None:
         """Once more, for what the workers left when they ended."""
         for teller in spends:
             try:
                 async with asyncio.timeout(_LAST_WORD_S / 2):
                     await teller.step()
-            except (TimeoutError, OSError, ReservationsError):
+            except (TimeoutError, OSError, ReservationsError, ChecksError):
                 _log.warning(
-                    "leases: not all that was spent could be told; what was not counts as spent, or is told later"
+                    "not all that was spent and used could be told; a spend that was not told counts, or is told later"
                 )
 
     async def _spool(self, shipper: Shipper, spool: Path) -> bool:

@@ -115,6 +115,9 @@ class Authentications:
             writes.append(_write_of(Collection.DEVICES, reported.device, device))
         if writes:
             await self._store.commit(tenant, writes, expect=expect, audit=note)
+        if strong:
+            # Budgets count anew from here. If this fails the sidecar reports again, and all of it is repeated.
+            await self._store.budgets.begin_period(tenant, reported.subject, proof.authenticated_at)
         return device is not None
 
     async def _device(

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import Any
 
 from sidestep.v1 import report_pb2, report_pb2_grpc
 
 from controlplane.api.authentications import Authentications
+from controlplane.api.chains import check_chain
 from controlplane.api.refusals import Refusals
 from controlplane.api.sidecars import check_sidecar, check_text
+from controlplane.api.usage import check_usage, tenants_of
 from controlplane.errors import ScopeError
 from controlplane.proofs import MAX_TOKEN_BYTES
 from controlplane.store import Store
@@ -23,7 +24,6 @@ MAX_REPORTED = 100
 _MAX_CALLER_BYTES = 128
 _MAX_PROBLEM_BYTES = 128
 HEAD_BYTES = 32
-_CHAIN = re.compile(r"w(0|[1-9][0-9]{0,2})-[0-9a-f]{12}")
 # What a signed 64-bit column holds; more records, or nanoseconds, than there will be.
 _MAX_COUNT = 2**63 - 1
 _COUNTS = ("records", "settled", "quarantined", "discarded", "lost", "unrecorded", "spooled")
@@ -54,6 +54,22 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
                 conflicts[0],
             )
         return report_pb2.ReportJournalResponse(conflicts=conflicts)
+
+    async def ReportUsage(self, request: report_pb2.ReportUsageRequest, context: Any) -> report_pb2.ReportUsageResponse:
+        """Takes over what decisions and guards came to."""
+        check_usage(request)
+        foreign = set() if self._scope is None else tenants_of(request) - self._scope
+        if foreign:
+            raise ScopeError(min(foreign))
+        known = {head.tenant for head in await self._store.heads(sorted(tenants_of(request)))}
+        for window in request.windows:
+            # Anybody could fill the database with tenants there might be.
+            kept = [usage for usage in window.tenants if usage.tenant in known]
+            window.ClearField("tenants")
+            window.tenants.extend(kept)
+        outcomes = [check for check in request.outcomes if check.tenant in known]
+        await self._store.usage.take(request.sidecar, request.windows, outcomes)
+        return report_pb2.ReportUsageResponse()
 
     async def ReportAuthentications(
         self, request: report_pb2.ReportAuthenticationsRequest, context: Any
@@ -121,12 +137,6 @@ def check_report(request: report_pb2.ReportJournalRequest) -> None:
             raise InvalidInputError(f"{field}.chain", f"{chain.chain} is given twice")
         seen.add(chain.chain)
         _check_numbers(chain, field)
-
-
-def check_chain(chain: str, field: str) -> None:
-    """A chain's name: a worker, and when it started. Raises InvalidInputError."""
-    if not _CHAIN.fullmatch(chain):
-        raise InvalidInputError(field, "is not the name of a worker's chain (example: w0-0192f3c4a1b2)")
 
 
 def _check_numbers(chain: report_pb2.JournalChain, field: str) -> None:

@@ -212,6 +212,10 @@ def _complete_subject(record: pb.Subject, old: pb.Subject | None, now: float, fi
             raise InvalidInputError(f"{field}.{event}", "lies in the future")
         if old is not None and old.HasField(event) and not record.HasField(event):
             at.CopyFrom(getattr(old, event))
+    # What reports say of its devices is not for a put to say.
+    record.ClearField("suspects")
+    if old is not None:
+        record.suspects.extend(old.suspects)
     known_ns = 0 if old is None else old.strong_authentication_time.ToNanoseconds()
     if record.strong_authentication_time.ToNanoseconds() > known_ns:
         raise InvalidInputError(f"{field}.strong_authentication_time", "is set by the control plane alone")

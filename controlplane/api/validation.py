@@ -17,6 +17,7 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.budgets import check_budget
 from controlplane.api.jwk import check_jwk
+from controlplane.api.limits import check_rate_limits
 from controlplane.breakers import check_breakers, check_class_state
 from controlplane.changecontrol import MAX_LIFETIME_S, MIN_LIFETIME_S
 from engine.acr import AcrOrder, check_acr
@@ -172,6 +173,7 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         _requirement(record.top_requirement, f"{field}.top_requirement", max_age_required=True)
     if record.HasField("risk_ceiling"):
         _percent(record.risk_ceiling, f"{field}.risk_ceiling")
+    check_rate_limits(record.rate_limits, f"{field}.rate_limits")
     if record.change_control.HasField("proposal_lifetime"):
         where = f"{field}.change_control.proposal_lifetime"
         wait_s = _seconds(record.change_control.proposal_lifetime, where)

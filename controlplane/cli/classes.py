@@ -6,11 +6,12 @@ import time
 
 import click
 from sidestep.v1 import resources_pb2 as pb
+from sidestep.v1 import usage_pb2, usage_pb2_grpc
 
 from controlplane.breakers import limits_of, read_breaker, write_breaker
 from controlplane.cli.client import Client
 from controlplane.cli.failures import REFUSED, Failure
-from controlplane.cli.output import show_put, show_record, show_records
+from controlplane.cli.output import as_dict, print_data, print_table, show_put, show_record, show_records
 from controlplane.cli.program import Family, pass_client
 from engine.breaker import Phase, resume, suspend
 from engine.classes import DEFAULT_CLASS
@@ -27,6 +28,30 @@ def grant_class() -> None:
 def list_classes(client: Client) -> None:
     """List the classes there are, with how their breakers stand."""
     show_records(client, Collection.GRANT_CLASSES, _all(client))
+
+
+@grant_class.command("abuse")
+@pass_client
+def abuse(client: Client) -> None:
+    """Show what spot checks found, by class: how many exemptions are abuse, with the bounds that each hold at 95 %."""
+    request = usage_pb2.ListClassAbuseRequest(parent=client.parent)
+    found = client.call("ListClassAbuse", request, service=usage_pb2_grpc.UsageServiceStub).classes
+    if client.output != "table":
+        print_data(client, [as_dict(each) for each in found])
+        return
+    print_table(
+        [
+            ("CLASS", lambda each: each.grant_class),
+            ("DRAWS", lambda each: str(each.draws)),
+            ("PASSED", lambda each: str(each.passed)),
+            ("FAILED", lambda each: str(each.failed)),
+            ("GIVEN UP", lambda each: str(each.abandoned)),
+            ("RATE", lambda each: f"{each.rate:.2%}" if each.passed + each.failed + each.abandoned else "-"),
+            ("BETWEEN", lambda each: f"{each.lower:.2%} and {each.upper:.2%}"),
+            ("LIMIT", lambda each: f"{each.breaker.max_rate:.2%}" if each.HasField("breaker") else "-"),
+        ],
+        found,
+    )
 
 
 @grant_class.command("get")

@@ -21,7 +21,7 @@ from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
-from sidecar.front.errors import TooLargeError, UnrecordedError
+from sidecar.front.errors import TooLargeError, UnrecordedError, details_of
 from sidecar.front.faults import Faults
 from sidecar.front.health import Health, Watchers
 from sidecar.front.methods import CHECK, EVALUATE, EVALUATE_BATCH, LIST, OTHERS, WATCH, OtherCall
@@ -392,7 +392,7 @@ class WorkerLoop:
             self._transport.answer(question.call, b"".join(question.results))
 
     def _fail(self, call: Call, error: BaseException) -> None:
-        self._transport.fail(call, *self._faults.status(error, call))
+        self._transport.fail(call, *self._faults.status(error, call), details_of(error))
 
 
 def _question(call: Call, caller: Caller | None) -> Question:

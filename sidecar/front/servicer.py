@@ -31,6 +31,7 @@ from sidecar.guard.guards import Examined, Guards
 from sidecar.journal.record import Record, encode_record
 from sidecar.lease.leases import Taken, Wait
 from sidecar.store.view import ReadView
+from sidecar.usage.collector import Collector, Recorded
 
 SERVICE: Final = "sidestep.v1.DecisionService"
 MAX_ENTRIES: Final = 100
@@ -64,7 +65,7 @@ class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
-    person. `repeats`, `guards`, `budgets`: shared by the loops of a worker; without `budgets`, no grant with a budget
+    person. `repeats`, `guards`, `budgets`, `usage`: shared by the loops of a worker; without `budgets`, no grant with a budget
     applies.
     """
 
@@ -78,7 +79,9 @@ class DecisionServicer:
         repeats: Repeats | None = None,
         guards: Guards | None = None,
         budgets: Budgets | None = None,
+        usage: Collector | None = None,
     ) -> None:
+        self._usage = usage
         self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held)
         self._budgets = budgets
         self._clock = clock
@@ -111,7 +114,7 @@ class DecisionServicer:
         )
         if request.request_id:
             return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, _name(caller))
         found = self._decide(examined.gathered.facts, gathered.rules, request, patient)
         if not isinstance(found, Decided):
             return found
@@ -138,7 +141,7 @@ class DecisionServicer:
                 return _patiently(self._budgets.another(key), patient)
         if first is not None and first.answer is None:
             return _patiently(first.settled, patient)
-        examined = self._guards.examine(gathered)
+        examined = self._guards.examine(gathered, _name(caller))
         gathered = examined.gathered
         if first is not None and first.decision is not None and first.answer is not None:
             decision = decide(credited(gathered.facts, first.decision.spend), rules)
@@ -217,6 +220,8 @@ class DecisionServicer:
                 )
         if spent and self._budgets is not None:
             self._budgets.commit(spent)
+        if self._usage is not None:
+            self._usage.note(_noted(verdict) for verdict in verdicts if not verdict.repeated)
 
     def unrecorded(self, verdict: Verdict) -> None:
         """It has no record in the journal; it is answered otherwise, or not at all."""
@@ -320,6 +325,20 @@ class DecisionServicer:
             self._answers.encode(decision_id, facts, rules, decision, explanation),
             decision_id=decision_id,
         )
+
+
+def _noted(verdict: Verdict) -> Recorded:
+    gathered = verdict.gathered
+    return Recorded(
+        verdict.decision_id,
+        gathered.facts,
+        verdict.decision,
+        verdict.request.subject.id,
+        _name(verdict.caller),
+        gathered.secret,
+        gathered.fingerprint,
+        gathered.device_evidence,
+    )
 
 
 def _patiently(wait: Wait, patient: bool) -> Wait:

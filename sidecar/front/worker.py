@@ -22,6 +22,7 @@ from sidecar.front.health import HEALTH_SERVICE, Health
 from sidecar.front.loop import WorkerLoop
 from sidecar.front.methods import OtherCall, methods
 from sidecar.front.native import NativeTransport
+from sidecar.front.outcomes import MAX_OUTCOME_BYTES, OutcomeTaker
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
 from sidecar.front.servicer import SERVICE, DecisionServicer
@@ -35,6 +36,8 @@ from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
+from sidecar.usage.checks import Checks, ChecksError
+from sidecar.usage.collector import Collector
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +70,11 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     clock = clock or Clock()
     reservations = _reservations(config, clock)
-    others = (OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),)
+    checks = _checks(config, clock)
+    others = (
+        OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),
+        OtherCall("ReportOutcome", MAX_OUTCOME_BYTES, OutcomeTaker(checks, clock).answer),
+    )
     transports: list[Transport] = []
     try:
         journal = SegmentWriter(
@@ -95,11 +102,21 @@ def run(
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
     budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
-    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases)
+    usage = Collector(
+        config.usage_dir,
+        journal.chain,
+        clock,
+        findings=guards.findings,
+        checks=checks,
+        window_s=config.usage_interval_s,
+    )
+    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases, usage)
     try:
         return worker.serve()
     finally:
         worker.close()
+        if checks is not None:
+            checks.close()
         if reservations is not None:
             reservations.close()
 
@@ -110,6 +127,15 @@ def _reservations(config: Config, clock: Clock) -> Reservations | None:
         return Reservations(config.leases_dir, clock.boot_id())
     except ReservationsError as error:
         _log.error("leases: %s; no grant with a budget applies, and nothing can be settled", error)
+        return None
+
+
+def _checks(config: Config, clock: Clock) -> Checks | None:
+    """None: they cannot be used, which has been logged."""
+    try:
+        return Checks(config.checks_dir, clock.boot_id())
+    except ChecksError as error:
+        _log.error("spot checks: %s; their outcomes cannot be reported", error)
         return None
 
 
@@ -135,7 +161,9 @@ class _Worker:
         places: Places | None,
         budgets: Budgets | None,
         leases: LeaseClient | None,
+        usage: Collector,
     ) -> None:
+        self._usage = usage
         self._page = page
         self._clock = clock
         self._places = places
@@ -160,6 +188,7 @@ class _Worker:
                     disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
                     guards=guards,
                     budgets=budgets,
+                    usage=usage,
                     repeats=repeats,
                 ),
                 self._reader,
@@ -212,6 +241,7 @@ class _Worker:
         # A loop that hangs may have spent something just now: then the agent accounts for it, by the journal.
         if self._leases is not None and not any(thread.is_alive() for thread in self._threads):
             self._leases.close(_CLOSE_LEASES_S)
+        self._usage.close()
         self._recorder.settle()
         self._journal.close()
         self._reader.close()
@@ -229,6 +259,7 @@ class _Worker:
         self._health.loaded = urgent is not None and bulk is not None
         self._page.set_state(State.SERVING if self._health.loaded else State.NOT_LOADED)
         self._recorder.settle()
+        self._usage.follow()
         if self._admission is not None:
             self._admission.follow()
         if self._places is not None:

@@ -114,6 +114,13 @@ class DeviceRecogniser:
             for match, profile in fitting[:MAX_FITTING]
         ) or (Device(presented=shown.presented),)
 
+    def rules_out(
+        self, view: ReadView, tenant_id: str, tenant: Tenant, shown: DeviceEvidence, now: float, device_id: str
+    ) -> bool:
+        """Whether the evidence shows that it is not this device: by a component that cannot have changed."""
+        profile = self._profile(view, tenant_id, device_id)
+        return profile is not None and not profile.bare and self._match(profile, tenant, shown, now).excluded
+
     def _least(self, profile: Profile, tenant: Tenant) -> float:
         return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
 

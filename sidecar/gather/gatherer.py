@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from math import inf
 from typing import NamedTuple
@@ -18,11 +18,13 @@ from engine.errors import SidestepError
 from engine.escrow import Account
 from engine.facts import (
     Authentication,
+    Binding,
     BudgetHeld,
     Candidate,
     Data,
     Evidence,
     Facts,
+    Finding,
     Grant,
     GrantScope,
     Risk,
@@ -39,8 +41,10 @@ from sidecar.gather.classes import SOUND
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
 from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
 from sidecar.gather.request import Checked, check, seconds
+from sidecar.gather.suspects import findings, parse_suspects
 from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
+from sidecar.guard.buckets import Limits
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.view import Cursor, ReadView
 
@@ -83,7 +87,8 @@ class _Loaded(NamedTuple):
 class Gathered(NamedTuple):
     """The facts, the rules to decide them by, and the tenant secret in use, if there is one.
 
-    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came.
+    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came;
+    and the tenant's rate limits.
     """
 
     facts: Facts
@@ -91,6 +96,7 @@ class Gathered(NamedTuple):
     secret: bytes | None
     asked: Checked | None = None
     device_evidence: bytes = b""
+    limits: Limits | None = None
     fingerprint: Mapping[str, str] = {}
 
 
@@ -130,7 +136,8 @@ class Gatherer:
         cursor, bulk, age_s, tenant, signal_kinds = self._look_up(view, tenant_id, clock)
         token = self._verify(asked, tenant, now)
         session_id = (token.token.session if token and token.token else "") or asked.session
-        subject = self._subject(view, tenant_id, asked, token)
+        stored = view.get(Collection.SUBJECTS, tenant_id, asked.subject)
+        subject = _subject(stored, token)
         shown = DeviceEvidence(
             asked.device,
             request.device.fingerprint,
@@ -138,6 +145,10 @@ class Gatherer:
             request.device.SerializeToString(),
         )
         device, *others = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
+        guards: tuple[Finding, ...] = ()
+        if stored is not None and device.binding is not Binding.BOUND and (suspects := parse_suspects(stored)):
+            ruled_out = partial(self._devices.rules_out, view, tenant_id, tenant, shown, now)
+            guards = findings(suspects, ruled_out, now)
         readable = tenant.rules.request_variables
         values = {name: value for name, value in asked.values.items() if name in readable}
         secret = tenant.secret(now)
@@ -147,6 +158,7 @@ class Gatherer:
                 other,
                 _risk(view, signal_kinds, asked, session_id, other.id, now),
                 self._find_grants(view, asked, subject, other.id, tenant, now),
+                guards,
             )
             for other in others
         )
@@ -170,9 +182,10 @@ class Gatherer:
             grants=grants,
             candidates=candidates,
             values=values,
+            guards=guards,
             amount=asked.amount if _counts_amounts(chain.from_iterable(possible)) else None,
         )
-        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, shown.fingerprint)
+        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, tenant.limits, shown.fingerprint)
 
     def outline(self, request: decision_pb2.EvaluateRequest, view: ReadView, now: float) -> Gathered:
         """The rules a request would be decided by, and facts that know nothing but the
@@ -223,15 +236,6 @@ class Gatherer:
             tenant.ring, asked.token, now, subject=asked.subject, session=asked.session, dpop=asked.dpop
         )
 
-    def _subject(self, view: ReadView, tenant: str, asked: Checked, token: TokenResult | None) -> Subject:
-        proved = token.token if token else None
-        claimed = proved.roles if proved else ()
-        cut = proved is None or proved.roles_cut
-        value = view.get(Collection.SUBJECTS, tenant, asked.subject)
-        if value is None:
-            return Subject(roles=claimed, roles_partial=cut or not claimed)
-        return _parse_subject(value, claimed, cut)
-
     def _find_grants(
         self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
     ) -> tuple[Grant, ...]:
@@ -262,6 +266,15 @@ def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
             raise ScopeError(f"tenant {tenant!r} is not followed by this sidecar")
         raise NotLoadedError(f"tenant {tenant!r} was never synced")
     return urgent, bulk
+
+
+def _subject(stored: bytes | None, token: TokenResult | None) -> Subject:
+    proved = token.token if token else None
+    claimed = proved.roles if proved else ()
+    cut = proved is None or proved.roles_cut
+    if stored is None:
+        return Subject(roles=claimed, roles_partial=cut or not claimed)
+    return _parse_subject(stored, claimed, cut)
 
 
 @lru_cache(4096)

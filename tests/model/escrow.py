@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from copy import copy
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import reduce
 from random import Random
 from typing import Any
@@ -271,8 +270,8 @@ class World:
         ledger = self._ledger_type(
             periods=dict(tables.periods),
             terms=dict(tables.terms),
-            totals={key: copy(totals) for key, totals in tables.totals.items() if key[0] in accounts},
-            rows={key: copy(row) for key, row in tables.rows.items() if key[0] == holder and key[1] in accounts},
+            totals={key: _copy_totals(totals) for key, totals in tables.totals.items() if key[0] in accounts},
+            rows={key: _copy_row(row) for key, row in tables.rows.items() if key[0] == holder and key[1] in accounts},
             closed=set(tables.closed),
             settlements=dict(tables.settlements),
         )
@@ -322,15 +321,15 @@ class World:
                 raise ViolationError(f"{key}: spent {net} of {self.greatest[key]}")
         for key in self._unchecked:
             rows = [row for (_, *of), row in self.tables.rows.items() if (of[0], of[1]) == key]
-            totals = Totals(
-                taken=_sum(row.taken() for row in rows),
-                spent=_sum(row.spent for row in rows),
-                cancelled=_sum(row.cancelled for row in rows),
-                holders=sum(row.is_open() for row in rows),
-                currency=self.tables.totals[key].currency,
+            totals = self.tables.totals[key]
+            sums = (
+                _sum(row.taken() for row in rows),
+                _sum(row.spent for row in rows),
+                _sum(row.cancelled for row in rows),
+                sum(row.is_open() for row in rows),
             )
-            if astuple(self.tables.totals[key]) != astuple(totals):
-                raise ViolationError(f"{key}: the books say {self.tables.totals[key]}, their rows {totals}")
+            if sums != (totals.taken, totals.spent, totals.cancelled, totals.holders):
+                raise ViolationError(f"{key}: the books say {totals}, their rows {sums}")
         self._unchecked.clear()
         for worker in self.workers:
             for standing in worker.holder.standings():
@@ -347,18 +346,18 @@ class World:
             return
         free = totals.cancelled.minus(totals.taken).plus(self._limit(account))
         before = self._before.get((account, period))
-        self._before[account, period] = copy(totals)
-        if before is not None and totals.taken != before.taken and totals.spent == before.spent:
-            grown = totals.taken.minus(before.taken).most(NOTHING)
+        self._before[account, period] = _copy_totals(totals)
+        if before is not None and totals.spent == before.spent:
+            # A spend that was not limited may be heard of first when it is cancelled: then it is taken and given back at once.
+            grown = totals.taken.minus(totals.cancelled).minus(before.taken.minus(before.cancelled)).most(NOTHING)
             if (grown.uses and free.uses < 0) or (grown.nanos and free.nanos < 0):
                 raise ViolationError(f"{account}: granted beyond the limit: {totals} of {self._limit(account)}")
 
     def _check_nothing_leaked(self) -> None:
-        lost = {worker.holder.id for worker in self.lost}
         for key, totals in self.tables.totals.items():
             if key[1] != (self.tables.periods.get((key[0].tenant, key[0].subject)) or Period()).number:
                 continue  # what was granted of a period that is over, and not heard of, is of no use to anybody
-            unknown = self._unknown(key, lost)
+            unknown = self._unknown(key)
             really = self.spent[key].plus(unknown)
             if totals.taken != really or totals.cancelled != self.given_back[key]:
                 raise ViolationError(f"{key}: {totals}, but spent were {self.spent[key]} and lost {unknown}")
@@ -368,22 +367,23 @@ class World:
             if terms is None or left is None or (terms.uses is not None and left.uses != unspent.uses):
                 raise ViolationError(f"{key}: {left} can be had of {unspent}")
 
-    def _unknown(self, key: tuple[Account, int], lost: set[str]) -> Room:
-        """What lost workers had left: nobody can know."""
-        total = NOTHING
-        for (holder, account, period), row in self.tables.rows.items():
-            if (account, period) == key and holder in lost:
-                total = total.plus(row.taken().minus(self._truth(holder, key)))
-        return total
-
-    def _truth(self, holder: str, key: tuple[Account, int]) -> Room:
-        for worker in self.lost:
-            if worker.holder.id == holder:
-                return worker.journal[key]
-        return NOTHING
+    def _unknown(self, key: tuple[Account, int]) -> Room:
+        """What lost workers had left, which nobody can know; less what they spent unheard of while it was not limited."""
+        return _sum(
+            (self.tables.rows.get((worker.holder.id, *key)) or Row()).taken().minus(worker.journal[key])
+            for worker in self.lost
+        )
 
     def _shown(self) -> str:
         return repr((sorted(self.tables.rows.items()), sorted(self.tables.totals.items(), key=lambda item: item[0])))
+
+
+def _copy_totals(totals: Totals) -> Totals:
+    return Totals(totals.taken, totals.spent, totals.cancelled, totals.holders, totals.currency)
+
+
+def _copy_row(row: Row) -> Row:
+    return Row(row.granted, row.spent, row.returned, row.cancelled, row.sequence, row.closed)
 
 
 def _sum(rooms: Iterable[Room]) -> Room:

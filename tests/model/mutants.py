@@ -77,7 +77,7 @@ MUTANTS = (
         "return self.granted.minus(self.returned).most(self.spent).most(self.cancelled)",
         "return self.granted.minus(self.returned)",
     ),
-    Mutant("a-repeated-ask-is-granted", "books", "if sequence <= row.sequence:", "if False:"),
+    Mutant("a-repeated-ask-is-granted", "books", " or sequence <= before_it", ""),
     Mutant(
         "reports-add-up",
         "books",

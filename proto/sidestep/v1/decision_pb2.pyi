@@ -4,6 +4,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from sidestep.v1 import lease_pb2 as _lease_pb2
+from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -339,5 +340,17 @@ class SettleRequest(_message.Message):
     def __init__(self, decision_id: _Optional[str] = ..., settlement: _Optional[_Union[_lease_pb2.Settlement, str]] = ...) -> None: ...
 
 class SettleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReportOutcomeRequest(_message.Message):
+    __slots__ = ("decision_id", "outcome")
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    outcome: _report_pb2.SpotCheckOutcome
+    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[_report_pb2.SpotCheckOutcome, str]] = ...) -> None: ...
+
+class ReportOutcomeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -53,6 +53,11 @@ class DecisionServiceStub:
                 request_serializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/sidestep.v1.DecisionService/ReportOutcome',
+                request_serializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -89,6 +94,17 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOutcome(self, request, context):
+        """Tells what became of a challenge that a spot check caused, within an hour and by the caller that asked. Services may report every
+        challenge; what was no spot check is NOT_FOUND, which is no fault. Telling it again changes nothing.
+
+        Errors: NOT_FOUND: no recent spot check of this caller and pod; FAILED_PRECONDITION: another outcome was reported; UNAVAILABLE: try
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +122,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,6 +214,33 @@ class DecisionService:
             '/sidestep.v1.DecisionService/Settle',
             sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
             sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.DecisionService/ReportOutcome',
+            sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+            sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class ReportServiceStub:
                 request_serializer=sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.FromString,
                 _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/sidestep.v1.ReportService/ReportUsage',
+                request_serializer=sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
         self.ReportAuthentications = channel.unary_unary(
                 '/sidestep.v1.ReportService/ReportAuthentications',
                 request_serializer=sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsRequest.SerializeToString,
@@ -53,6 +58,17 @@ class ReportServiceServicer:
         """Where every chain of the sidecar's journal stands. Repeating a report changes nothing.
 
         Errors: INVALID_ARGUMENT names the field; UNAVAILABLE: the database is out of reach, report again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUsage(self, request, context):
+        """What decisions and guards came to in windows of a few seconds, in numbers and sketches, and what became of spot checks.
+        Repeating a report changes nothing: a window counts once, by sidecar, chain and number, and a spot check once.
+
+        Errors: INVALID_ARGUMENT names the field, report without that part; PERMISSION_DENIED: of a tenant out of the sidecar's scope;
+        UNAVAILABLE: the database is out of reach, report again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +91,11 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.ReportJournal,
                     request_deserializer=sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.SerializeToString,
             ),
             'ReportAuthentications': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportAuthentications,
@@ -109,6 +130,33 @@ class ReportService:
             '/sidestep.v1.ReportService/ReportJournal',
             sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.SerializeToString,
             sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ReportService/ReportUsage',
+            sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.SerializeToString,
+            sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -330,8 +330,20 @@ class ClassBreaker(_message.Message):
     steps: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, grant_class: _Optional[str] = ..., max_rate: _Optional[float] = ..., min_samples: _Optional[int] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reopen_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class SuspectDevice(_message.Message):
+    __slots__ = ("device", "guard", "since_time", "expire_time")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    guard: str
+    since_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, device: _Optional[str] = ..., guard: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class Subject(_message.Message):
-    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "sim_change_time", "authenticator_change_time", "strong_authentication_time")
+    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "sim_change_time", "authenticator_change_time", "strong_authentication_time", "suspects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
@@ -342,6 +354,7 @@ class Subject(_message.Message):
     SIM_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATOR_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
     STRONG_AUTHENTICATION_TIME_FIELD_NUMBER: _ClassVar[int]
+    SUSPECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SubjectState
     roles: _containers.RepeatedScalarFieldContainer[str]
@@ -352,7 +365,8 @@ class Subject(_message.Message):
     sim_change_time: _timestamp_pb2.Timestamp
     authenticator_change_time: _timestamp_pb2.Timestamp
     strong_authentication_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sim_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authenticator_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    suspects: _containers.RepeatedCompositeFieldContainer[SuspectDevice]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sim_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authenticator_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications", "fingerprint")
@@ -513,6 +527,26 @@ class FingerprintComponent(_message.Message):
     max_rise: int
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
 
+class RateLimit(_message.Message):
+    __slots__ = ("per_second", "burst", "hard_factor")
+    PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    HARD_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    per_second: float
+    burst: int
+    hard_factor: float
+    def __init__(self, per_second: _Optional[float] = ..., burst: _Optional[int] = ..., hard_factor: _Optional[float] = ...) -> None: ...
+
+class RateLimits(_message.Message):
+    __slots__ = ("subject", "device", "caller")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    subject: RateLimit
+    device: RateLimit
+    caller: RateLimit
+    def __init__(self, subject: _Optional[_Union[RateLimit, _Mapping]] = ..., device: _Optional[_Union[RateLimit, _Mapping]] = ..., caller: _Optional[_Union[RateLimit, _Mapping]] = ...) -> None: ...
+
 class ChangeControl(_message.Message):
     __slots__ = ("policies", "keys", "settings", "posture", "kill_switch", "blocks", "proposal_lifetime")
     POLICIES_FIELD_NUMBER: _ClassVar[int]
@@ -532,7 +566,7 @@ class ChangeControl(_message.Message):
     def __init__(self, policies: _Optional[bool] = ..., keys: _Optional[bool] = ..., settings: _Optional[bool] = ..., posture: _Optional[bool] = ..., kill_switch: _Optional[bool] = ..., blocks: _Optional[bool] = ..., proposal_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "cool_off", "change_control", "breakers")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "cool_off", "rate_limits", "change_control", "breakers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -545,6 +579,7 @@ class Settings(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     GRANT_CLASSES_FIELD_NUMBER: _ClassVar[int]
     COOL_OFF_FIELD_NUMBER: _ClassVar[int]
+    RATE_LIMITS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_CONTROL_FIELD_NUMBER: _ClassVar[int]
     BREAKERS_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -559,9 +594,10 @@ class Settings(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     grant_classes: _containers.RepeatedCompositeFieldContainer[GrantClass]
     cool_off: _duration_pb2.Duration
+    rate_limits: RateLimits
     change_control: ChangeControl
     breakers: _containers.RepeatedCompositeFieldContainer[ClassBreaker]
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., cool_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., cool_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rate_limits: _Optional[_Union[RateLimits, _Mapping]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")

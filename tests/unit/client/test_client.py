@@ -526,6 +526,8 @@ def test_public_names_are_frozen() -> None:
         "QuestionFields",
         "Reason",
         "Revision",
+        "ChallengeOutcome",
+        "OutcomeError",
         "SettleError",
         "SidestepClientError",
     }

@@ -406,6 +406,10 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
     put(server, subject=subject("DISABLED"))
     put(server, device=pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="a" * 43))
     put(server, device_state=standing("REVOKED"))
+    recovered = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    forgotten = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    recovered.recover_time.FromSeconds(1_700_000_000)
+    put(server, subject=recovered)
     control(server, policies=True, blocks=True)
 
     def importing(collection: str, *records: Any, replace: bool = True) -> Any:
@@ -422,6 +426,7 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
         ("COLLECTION_POLICIES", {"policy": POLICY}),
         ("COLLECTION_SUBJECTS", {"subject": other}),
         ("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("ACTIVE")}),
+        ("COLLECTION_SUBJECTS", {"subject": subject("DISABLED")}, {"subject": forgotten}),
         ("COLLECTION_DEVICE_STATES",),
         ("COLLECTION_DEVICE_STATES", {"device_state": standing("QUARANTINED")}),
         ("COLLECTION_DEVICES",),

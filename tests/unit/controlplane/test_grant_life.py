@@ -432,3 +432,35 @@ def test_operators_need_the_permission_to_approve(tmp_path: Path) -> None:
             ("carol", pb.EVIDENCE_VERIFIED, audit_pb2.AUDIT_OUTCOME_REFUSED),
             ("bob", pb.EVIDENCE_VERIFIED, audit_pb2.AUDIT_OUTCOME_DONE),
         ]
+
+
+def test_a_budget_is_lowered_at_once_and_raised_only_by_request(server: AdminServer) -> None:
+    put(server, "ann", grant=grant(budget=pb.Budget(max_count=5)))
+    change(server, "ben", "APPROVE")
+    change(server, "ann", "ACTIVATE")
+    lowered = read(server)
+    lowered.budget.max_count = 3
+    after = put(server, "cyd", grant=lowered)
+    assert (after.state, after.budget.max_count) == (pb.GRANT_STATE_ACTIVE, 3)
+    assert [approval.actor for approval in after.approvals] == [approval.actor for approval in lowered.approvals]
+    for wider in (pb.Budget(max_count=4), pb.Budget(max_elapsed=lowered.ceiling.max_age), None):
+        raised = read(server)
+        raised.ClearField("budget")
+        if wider is not None:
+            raised.budget.CopyFrom(wider)
+        with pytest.raises(grpc.RpcError) as refused:
+            put(server, "cyd", grant=raised)
+        assert refused.value.code() is FAILED
+    assert read(server).budget.max_count == 3
+
+
+def test_a_lowered_budget_hides_no_other_change(server: AdminServer) -> None:
+    put(server, "ann", grant=grant(budget=pb.Budget(max_count=5)))
+    change(server, "ben", "APPROVE")
+    change(server, "ann", "ACTIVATE")
+    wider = read(server)
+    wider.budget.max_count = 3
+    wider.actions.append("admin.*")
+    with pytest.raises(grpc.RpcError) as refused:
+        put(server, "cyd", grant=wider)
+    assert refused.value.code() is FAILED

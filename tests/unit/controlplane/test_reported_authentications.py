@@ -14,6 +14,7 @@ from sidestep.v1 import admin_pb2, audit_pb2, report_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.store import Write
+from engine.books import Period
 from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.issuer import AUDIENCE, SigningKey
@@ -111,6 +112,19 @@ def test_a_strong_authentication_is_the_subjects_last_one(world: World, alg: str
     (receipt,) = world.report(reported(world.token(alg, header)))
     assert (receipt.outcome, receipt.problem) == (RECORDED, "")
     assert world.subject().strong_authentication_time.seconds == int(NOW) - 10
+
+
+def test_a_strong_authentication_begins_a_budgets_period_once_and_a_weaker_one_does_not(world: World) -> None:
+    def period() -> Period:
+        return world.server.run(world.server.store.budgets.periods("acme", ["alice"]))["alice"]
+
+    world.report(reported(world.token(acr="nist-aal2", jti="weak")))
+    assert period() == Period(1, None)
+    for _ in range(2):
+        world.report(reported(world.token()))
+    assert period() == Period(2, int(NOW) - 10)
+    world.report(reported(world.token(jti="earlier", auth_time=int(NOW) - 60)))
+    assert period() == Period(2, int(NOW) - 10)
 
 
 def test_a_weaker_one_is_recorded_and_is_not_the_last_strong_one(world: World) -> None:

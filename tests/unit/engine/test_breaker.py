@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.breaker import MAX_WAIT_S, Breaker, Limits, Phase, advance, resume, suspend
@@ -75,6 +75,7 @@ ESTIMATES = st.builds(
 EVENTS = st.lists(st.tuples(st.floats(0.0, 5_000.0), ESTIMATES), max_size=60)
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_invariants(events: list[tuple[float, Estimate]]) -> None:
     breaker, now = Breaker(), 0.0
@@ -102,6 +103,7 @@ def test_invariants(events: list[tuple[float, Estimate]]) -> None:
         breaker = after
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_what_a_person_holds_stays_suspended(events: list[tuple[float, Estimate]]) -> None:
     breaker, now = suspend(Breaker(), 0.0), 0.0

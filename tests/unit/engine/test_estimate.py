@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.estimate import Estimate, Samples, estimate, wilson
@@ -29,12 +29,14 @@ def test_a_rare_draw_stands_for_more() -> None:
     assert estimate([Samples(0.1, 90, 10), Samples(1.0, 100, 0)]).rate == pytest.approx(100 / 1100)
 
 
+@settings(deadline=None)
 @given(GROUPS)
 def test_the_interval_holds_the_rate(groups: list[Samples]) -> None:
     found = estimate(groups)
     assert 0.0 <= found.lower <= found.rate <= found.upper <= 1.0 or found.samples == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.floats(0, 1))
 def test_more_samples_narrow_it(samples: int, rate: float) -> None:
     lower, upper = wilson(rate, samples)

@@ -17,12 +17,16 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    REPORT_OUTCOME,
     SETTLE,
     SETTLE_TIMEOUT_S,
+    ChallengeOutcome,
     asked,
     check_settings,
     check_timeout,
+    outcome_error,
     settle_error,
+    to_outcome_request,
     to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
@@ -116,6 +120,26 @@ class AsyncClient:
             await call(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.aio.AioRpcError as error:
             raise settle_error(error.code(), error.details()) from error
+
+    async def report_outcome(
+        self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S
+    ) -> bool:
+        """As Client.report_outcome(). Cancelling the task cancels the call."""
+        request = to_outcome_request(decision, outcome)
+        timeout_s, channel = self._begin(timeout_s)
+        call = channel.unary_unary(
+            REPORT_OUTCOME,
+            request_serializer=decision_pb2.ReportOutcomeRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportOutcomeResponse.FromString,
+        )
+        try:
+            await call(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.aio.AioRpcError as error:
+            failure = outcome_error(error.code(), error.details())
+            if failure is None:
+                return False
+            raise failure from error
+        return True
 
     async def close(self) -> None:
         """Ends the connection; calls in flight are cancelled. May be called again."""

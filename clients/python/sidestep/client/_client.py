@@ -17,12 +17,16 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    REPORT_OUTCOME,
     SETTLE,
     SETTLE_TIMEOUT_S,
+    ChallengeOutcome,
     asked,
     check_settings,
     check_timeout,
+    outcome_error,
     settle_error,
+    to_outcome_request,
     to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
@@ -68,6 +72,11 @@ class Client:
             response_deserializer=decision_pb2.EvaluateBatchResponse.FromString,
         )
 
+        self._report_outcome = self._channel.unary_unary(
+            REPORT_OUTCOME,
+            request_serializer=decision_pb2.ReportOutcomeRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportOutcomeResponse.FromString,
+        )
         self._settle = self._channel.unary_unary(
             SETTLE,
             request_serializer=decision_pb2.SettleRequest.SerializeToString,
@@ -127,6 +136,25 @@ class Client:
             self._settle(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.RpcError as error:
             raise settle_error(*_status(error)) from error
+
+    def report_outcome(
+        self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S
+    ) -> bool:
+        """Tells what became of a challenge, so that the abuse among exemptions can be estimated. May be told of every STEP_UP:
+        only challenges that were spot checks count, within an hour. True: it counts; False: it was no spot check.
+
+        Raises OutcomeError, ValueError for a decision that never came, ClosedClientError after close().
+        """
+        request = to_outcome_request(decision, outcome)
+        timeout_s = self._begin(timeout_s)
+        try:
+            self._report_outcome(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.RpcError as error:
+            failure = outcome_error(*_status(error))
+            if failure is None:
+                return False
+            raise failure from error
+        return True
 
     def close(self) -> None:
         """Ends the connection; calls in flight get the fail mode's decision. May be called again."""
