@@ -206,6 +206,11 @@ class Config(BaseModel):
         return self.data_dir / "leases"
 
     @property
+    def local_dir(self) -> Path:
+        """What was reported in the pod, and what of it the control plane does not know yet."""
+        return self.data_dir / "local"
+
+    @property
     def journal_dir(self) -> Path:
         """The journal's segments."""
         return self.data_dir / "journal"

@@ -142,6 +142,8 @@ class Authentications:
             device = await self._register(reported, proof, subject, strong=strong)
         elif device.subject != reported.subject:
             raise RefusedError("the device is registered for another subject")
+        elif reported.register and not _same(device, reported):
+            raise RefusedError("a device of this id is registered, and looks otherwise")
         before = device.SerializeToString(deterministic=True)
         _add(device, proof, strong=strong)
         changed = registered or device.SerializeToString(deterministic=True) != before
@@ -214,6 +216,15 @@ def _add(device: pb.Device, proof: Proof, *, strong: bool) -> None:
         device.authentications.extend(known[: validation.MAX_AUTHENTICATIONS])
     if strong and event.auth_time.ToNanoseconds() > device.validate_time.ToNanoseconds():
         device.validate_time.CopyFrom(event.auth_time)
+
+
+def _same(device: pb.Device, reported: report_pb2.ReportedAuthentication) -> bool:
+    """Whether a device is registered just as it is reported."""
+    return (
+        dict(device.components) == dict(reported.components)
+        and dict(device.versions) == dict(reported.versions)
+        and (device.key_id, device.jkt) == (reported.key_id, reported.jkt)
+    )
 
 
 def _write_of(collection: Collection, record_id: str, record: Any) -> Write:

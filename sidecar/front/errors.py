@@ -10,6 +10,7 @@ from sidecar.gather.gatherer import ScopeError
 from sidecar.guard.buckets import RateLimitedError
 from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
+from sidecar.local.store import LocalStoreError, StaleProofError, UsedProofError
 from sidecar.retryinfo import retry_status
 from sidecar.store.errors import NotLoadedError, UnreadableError
 from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
@@ -70,6 +71,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnknownDecisionError, StatusCode.NOT_FOUND),
     (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
     (ReservationsError, StatusCode.UNAVAILABLE),
+    (UsedProofError, StatusCode.ALREADY_EXISTS),
+    (StaleProofError, StatusCode.FAILED_PRECONDITION),
+    (LocalStoreError, StatusCode.UNAVAILABLE),
     (UnknownCheckError, StatusCode.NOT_FOUND),
     (AlreadyReportedError, StatusCode.FAILED_PRECONDITION),
     (ChecksError, StatusCode.UNAVAILABLE),

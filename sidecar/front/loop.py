@@ -281,6 +281,7 @@ class WorkerLoop:
     ) -> bool:
         """Decides one request. False: it has to wait."""
         request, caller = question.requests[index], question.caller
+        waited, question.waited = question.waited, None
         batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
             if batch and request.ByteSize() > self._max_message_bytes:
@@ -304,11 +305,14 @@ class WorkerLoop:
                         journal_full=not room,
                         behind=behind,
                         patient=not question.wait_until or time.monotonic() < question.wait_until,
+                        waited=waited,
                     )
                     if isinstance(found, Verdict):
                         verdict = found
                         break
-                    if self._waits(question, found):
+                    waited = found.examined
+                    if self._waits(question, found.over):
+                        question.waited = waited
                         return False
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails

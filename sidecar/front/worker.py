@@ -25,15 +25,18 @@ from sidecar.front.native import NativeTransport
 from sidecar.front.outcomes import MAX_OUTCOME_BYTES, OutcomeTaker
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
+from sidecar.front.report import MAX_REPORT_BYTES, AuthenticationReporter
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.settle import MAX_SETTLE_BYTES, Settler
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
+from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Guards
 from sidecar.guard.places import Places
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
+from sidecar.local.store import LocalStore, LocalStoreError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
 from sidecar.usage.checks import Checks, ChecksError
@@ -71,8 +74,12 @@ def run(
     clock = clock or Clock()
     reservations = _reservations(config, clock)
     checks = _checks(config, clock)
+    local = _local_store(config)
+    reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+    reporter = AuthenticationReporter(local, reader, clock, config.tenant)
     others = (
         OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),
+        OtherCall("ReportAuthentication", MAX_REPORT_BYTES, reporter.answer),
         OtherCall("ReportOutcome", MAX_OUTCOME_BYTES, OutcomeTaker(checks, clock).answer),
     )
     transports: list[Transport] = []
@@ -110,7 +117,10 @@ def run(
         checks=checks,
         window_s=config.usage_interval_s,
     )
-    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases, usage)
+    reported = None if local is None else local.authentications
+    worker = _Worker(
+        config, page, clock, reader, journal, transports, others, guards, places, budgets, leases, usage, reported
+    )
     try:
         return worker.serve()
     finally:
@@ -119,6 +129,8 @@ def run(
             checks.close()
         if reservations is not None:
             reservations.close()
+        if local is not None:
+            local.close()
 
 
 def _reservations(config: Config, clock: Clock) -> Reservations | None:
@@ -139,6 +151,15 @@ def _checks(config: Config, clock: Clock) -> Checks | None:
         return None
 
 
+def _local_store(config: Config) -> LocalStore | None:
+    """None: it cannot be used, which has been logged."""
+    try:
+        return LocalStore(config.local_dir)
+    except LocalStoreError as error:
+        _log.error("reported authentications: %s; none is taken, and none counts", error)
+        return None
+
+
 def _lease_client(config: Config, clock: Clock, journal: SegmentWriter) -> LeaseClient:
     settings = LeaseSettings(
         config.leases_dir, journal.chain, clock.boot_id(), config.control_plane, config.sidecar_name
@@ -154,6 +175,7 @@ class _Worker:
         config: Config,
         page: WorkerSlot,
         clock: Clock,
+        reader: Reader,
         journal: SegmentWriter,
         transports: list[Transport],
         others: Sequence[OtherCall],
@@ -162,6 +184,7 @@ class _Worker:
         budgets: Budgets | None,
         leases: LeaseClient | None,
         usage: Collector,
+        reported: ReportedLately | None,
     ) -> None:
         self._usage = usage
         self._page = page
@@ -172,7 +195,7 @@ class _Worker:
         self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
         self._journal = journal
         self._transports = transports
-        self._reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+        self._reader = reader
         self._health = Health()
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
         self._recorder = Recorder(journal, page, clock)
@@ -190,6 +213,7 @@ class _Worker:
                     budgets=budgets,
                     usage=usage,
                     repeats=repeats,
+                    reported=reported,
                 ),
                 self._reader,
                 self._recorder,

@@ -197,11 +197,12 @@ class DeviceRecogniser:
         key = (catalogue, shown.encoded, secret.key)
         observed = self._observed.get(key)
         if observed is None:
-            observed = self._observed[key] = _observe(shown.fingerprint, catalogue, secret)
+            observed = self._observed[key] = observe(shown.fingerprint, catalogue, secret)
         return observed
 
 
-def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+def observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+    """A fingerprint as it came, normalised with a tenant secret. What is not among the components is left out."""
     components: dict[str, bytes] = {}
     versions: dict[str, int] = {}
     for name, value in fingerprint.items():

@@ -40,11 +40,13 @@ from sidecar.clock import Clock
 from sidecar.gather.classes import SOUND
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
 from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
+from sidecar.gather.reported import ReportedLately, names_session, of_session, on_device, still_trusted
 from sidecar.gather.request import Checked, check, seconds
 from sidecar.gather.suspects import findings, parse_suspects
 from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
 from sidecar.guard.buckets import Limits
+from sidecar.local.store import ReportedAuthentication
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.view import Cursor, ReadView
 
@@ -103,11 +105,15 @@ class Gathered(NamedTuple):
 class Gatherer:
     """Makes facts. One per worker loop: it holds caches, and is not thread-safe.
 
-    `holdings` tells what the loop holds of budgets; without it no grant with a budget applies.
+    `holdings` tells what the loop holds of budgets; without it no grant with a budget applies. `reported`: what was reported in
+    this pod lately; None: nothing is known of that.
     """
 
-    def __init__(self, config: GatherConfig, holdings: Holdings | None = None) -> None:
+    def __init__(
+        self, config: GatherConfig, holdings: Holdings | None = None, reported: ReportedLately | None = None
+    ) -> None:
         self._config = config
+        self._reported = reported
         self._holdings = holdings
         self._tenants = TenantCache()
         self._tokens = TokenVerifier()
@@ -145,6 +151,10 @@ class Gatherer:
             request.device.SerializeToString(),
         )
         device, *others = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
+        lately = () if self._reported is None else self._reported(tenant_id, asked.subject, now)
+        if lately:
+            lately = still_trusted(lately, tenant.ring)
+            device, *others = (on_device(each, lately, tenant.rules) for each in (device, *others))
         guards: tuple[Finding, ...] = ()
         if stored is not None and device.binding is not Binding.BOUND and (suspects := parse_suspects(stored)):
             ruled_out = partial(self._devices.rules_out, view, tenant_id, tenant, shown, now)
@@ -177,7 +187,8 @@ class Gatherer:
             subject=subject,
             device=device,
             session=_session(view, request.session, asked, session_id, token, now + tenant.rules.clock_skew_s),
-            authentications=_authentications(request.session, session_id, token),
+            authentications=_authentications(request.session, session_id, token)
+            + _reported_in(lately, session_id, token),
             risk=_risk(view, signal_kinds, asked, session_id, device.id, now),
             grants=grants,
             candidates=candidates,
@@ -373,6 +384,15 @@ def _authentications(
         )
         for event in shown.authentications
     )
+
+
+def _reported_in(
+    lately: tuple[ReportedAuthentication, ...], session_id: str, token: TokenResult | None
+) -> tuple[Authentication, ...]:
+    """What was reported of the session. With a token that does not hold, nothing is."""
+    if not lately or (token is not None and token.token is None):
+        return ()
+    return of_session(lately, session_id, proved=names_session(token.token if token else None, session_id))
 
 
 def _risk(view: ReadView, kinds: frozenset[str], asked: Checked, session_id: str, device_id: str, now: float) -> Risk:

@@ -19,14 +19,18 @@ import pytest
 from sidestep.v1 import decision_pb2, decision_pb2_grpc, resources_pb2
 
 from engine.decision import Spend
+from engine.escrow import Account
 from engine.money import NANOS
 from sidecar.journal.record import Record, decode_record
-from tests.chaos.pod import CHANNEL_OPTIONS, Pod, pass_time
+from sidecar.lease.client import LeaseClient, LeaseSettings
+from tests.chaos import world
+from tests.chaos.pod import CHANNEL_OPTIONS, Plane, Pod, pass_time
 from tests.fakes.journal import read_journal
 from tests.fakes.leases import LeaseDesk
 from tests.fakes.otlp import OtlpReceiver
 from tests.fakes.stock import RECORDS, Stock, exempted
 from tests.processes import until
+from tests.unit.lease.test_leases import take, use
 
 USES, AMOUNT = "uses", "amount"
 ACTIONS = {USES: "payments.transfer", AMOUNT: "payments.refund"}
@@ -50,16 +54,45 @@ class ControlPlane(Protocol):
 
     address: Any
 
+    def prepare(self, data: Path, uses: int, euros: int) -> None:
+        """Sees to it that a pod with this data directory gets to know both grants."""
+
     def restart(self) -> None:
         """Kills it, and starts it where it was."""
 
 
 class Desk(LeaseDesk):
-    """The books in this process; a restart loses the calls under way."""
+    """The books in this process; a restart loses the calls under way. Pods begin with what they would have synced."""
+
+    def prepare(self, data: Path, uses: int, euros: int) -> None:
+        stock = Stock(data)
+        stock.load()
+        stock.put(**budgets(uses, euros))
+        stock.close()
 
     def restart(self) -> None:
         self.stop()
         self.start()
+
+
+class Real:
+    """A control plane's process, with all it knows."""
+
+    def __init__(self, plane: Plane, uses: int, euros: int) -> None:
+        self.address = plane.address
+        self._plane = plane
+        for resource in world.resources():
+            plane.put(resource)
+        for name, body in budgets(uses, euros).items():
+            if name != "grants/g1":
+                plane.put(world.resource(name, body))
+
+    def prepare(self, data: Path, uses: int, euros: int) -> None:
+        data.parent.mkdir(parents=True)
+
+    def restart(self) -> None:
+        self._plane.kill()
+        self._plane.start()
 
 
 @dataclass
@@ -181,10 +214,7 @@ def hammer(
         started = []
         for number in range(pods):
             data = tmp_path / f"pod-{number}" / "data"
-            stock = Stock(data)
-            stock.load()
-            stock.put(**budgets(uses, euros))
-            stock.close()
+            plane.prepare(data, uses, euros)
             pod = Pod(
                 data,
                 plane.address,
@@ -239,9 +269,61 @@ def test_budgets_hold_while_processes_are_killed(tmp_path: Path, desk: Desk) -> 
     hammer(tmp_path, desk, pods=2, uses=300, euros=300, blows=14, seed=4, pause_s=0.03)
 
 
-@pytest.mark.e2e
-@pytest.mark.timeout(400)
-def test_budgets_hold_in_eight_pods(tmp_path: Path, desk: Desk) -> None:
-    desk.budget(USES, uses=1000)
-    desk.budget(AMOUNT, nanos=10_000 * NANOS)
-    hammer(tmp_path, desk, pods=8, uses=1000, euros=10_000, blows=60, seed=5, pause_s=0.3)
+@pytest.mark.parametrize(
+    ("pods", "uses", "euros", "blows", "pause_s"),
+    [
+        (2, 150, 150, 8, 0.03),
+        pytest.param(8, 1000, 10_000, 60, 0.12, marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
+    ],
+)
+def test_budgets_hold_with_a_real_control_plane(
+    tmp_path: Path, pods: int, uses: int, euros: int, blows: int, pause_s: float
+) -> None:
+    with Plane(tmp_path / "plane") as plane:
+        real = Real(plane, uses, euros)
+        hammer(tmp_path, real, pods=pods, uses=uses, euros=euros, blows=blows, seed=6, pause_s=pause_s)
+
+
+def test_five_uses_over_fifty_pods_of_a_real_control_plane(tmp_path: Path) -> None:
+    account = Account("acme", "five", "alice")
+    rng = random.Random(7)
+    with Plane(tmp_path / "plane") as plane:
+        for resource in world.resources():
+            plane.put(resource)
+        plane.put(world.resource("grants/five", RECORDS["grants/g1"] | {"budget": {"max_count": 5}}))
+        clients = [
+            LeaseClient(
+                LeaseSettings(
+                    tmp_path / str(number) / "leases",
+                    "w0-0000000000aa",
+                    "boot-1",
+                    plane.address,
+                    f"pod-{number}",
+                    report_s=0.05,
+                    idle_s=0.1,
+                    heard_s=0.1,
+                )
+            )
+            for number in range(50)
+        ]
+        used = 0
+        try:
+            for each in clients:
+                each.start()
+
+            def use_somewhere() -> int:
+                nonlocal used
+                used += use(rng.choice(clients).leases, account)
+                return used >= 5
+
+            until(use_somewhere, "all five", 60)
+            for number in range(100):
+                if number == 50:
+                    plane.kill()
+                    plane.start()
+                taken = take(rng.choice(clients).leases, account, within_s=0.2)
+                assert taken is None, "a sixth"
+        finally:
+            for each in clients:
+                each.close(5.0)
+        assert used == 5

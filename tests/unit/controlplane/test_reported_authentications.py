@@ -307,6 +307,16 @@ def test_a_device_is_not_registered_on_what_was_proved_before_a_recovery(world: 
     assert "recovery" in receipt.problem
 
 
+def test_a_registered_device_is_not_registered_as_another(world: World) -> None:
+    world.report(registration(world.token()))
+    before = world.device()
+    (receipt,) = world.report(registration(world.token(jti="j-2"), components={"os": b"x" * 16}))
+    assert "looks otherwise" in receipt.problem
+    assert world.device() == before
+    (receipt,) = world.report(registration(world.token(jti="j-3", auth_time=int(NOW) - 1)))
+    assert receipt.device_updated
+
+
 def test_another_subjects_device_is_refused(world: World) -> None:
     world.report(registration(world.token()))
     world.put(pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE"))

@@ -105,7 +105,8 @@ OTHER: dict[str, Any] = {"name": "other", "actions": ["*"], "tokens": ["/nowhere
         ({"rpcs": []}, "callers[0].rpcs: "),
         (
             {"rpcs": ["Evaluate", "Check"]},
-            "callers[0].rpcs[1]: Input should be 'Evaluate', 'EvaluateBatch', 'Settle' or 'ReportOutcome'",
+            "callers[0].rpcs[1]: Input should be "
+            "'Evaluate', 'EvaluateBatch', 'Settle', 'ReportOutcome' or 'ReportAuthentication'",
         ),
         ({"actions": []}, "callers[0].actions: "),
         ({"actions": ["*", "pay*"]}, "callers[0].actions[1]: 'pay*': '*' stands alone or after a dot"),

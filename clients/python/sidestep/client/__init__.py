@@ -11,11 +11,13 @@ from sidestep.client._errors import (
     ClosedClientError,
     InvalidQuestionError,
     OutcomeError,
+    ReportError,
     SettleError,
     SidestepClientError,
 )
 from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, ChallengeOutcome
 from sidestep.client._question import Authentication, Dpop, Question, QuestionFields, Revision
+from sidestep.client._report import ReportedAuthentication, ReportFields
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -36,6 +38,9 @@ __all__ = [
     "Question",
     "QuestionFields",
     "Reason",
+    "ReportError",
+    "ReportFields",
+    "ReportedAuthentication",
     "Revision",
     "SettleError",
     "SidestepClientError",

@@ -30,6 +30,15 @@ from sidestep.client._exchange import (
     to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
+from sidestep.client._report import (
+    REPORT,
+    REPORT_TIMEOUT_S,
+    ReportedAuthentication,
+    ReportFields,
+    from_report_response,
+    report_error,
+    to_report_request,
+)
 from sidestep.client._trace import Metadata, trace_metadata
 from sidestep.v1 import decision_pb2
 
@@ -81,6 +90,11 @@ class Client:
             SETTLE,
             request_serializer=decision_pb2.SettleRequest.SerializeToString,
             response_deserializer=decision_pb2.SettleResponse.FromString,
+        )
+        self._report = self._channel.unary_unary(
+            REPORT,
+            request_serializer=decision_pb2.ReportAuthenticationRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportAuthenticationResponse.FromString,
         )
 
     def evaluate(
@@ -136,6 +150,23 @@ class Client:
             self._settle(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.RpcError as error:
             raise settle_error(*_status(error)) from error
+
+    def report_authentication(
+        self, subject: str, token: str, *, timeout_s: float = REPORT_TIMEOUT_S, **fields: Unpack[ReportFields]
+    ) -> ReportedAuthentication:
+        """Tells of a finished step-up, with the token that proves it: from now on it counts in the session and on the device.
+
+        The token needs `jti` (used once), `auth_time` and `acr`. `session_id`: where the token has no `sid`. `dpop`: for a token
+        bound to a key. `device_id`, `fingerprint`: the device it happened on; with `register_device` it becomes known by that id.
+        Raises ReportError, TypeError, ClosedClientError after close().
+        """
+        request = to_report_request(subject, token, fields)
+        timeout_s = self._begin(timeout_s)
+        try:
+            response = self._report(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.RpcError as error:
+            raise report_error(*_status(error)) from error
+        return from_report_response(response)
 
     def report_outcome(
         self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S

@@ -39,3 +39,16 @@ class SettleError(SidestepClientError):
     def __init__(self, problem: str, *, retryable: bool) -> None:
         super().__init__(problem)
         self.retryable = retryable
+
+
+class ReportError(SidestepClientError):
+    """The step-up does not count. The message names the field, and for the token what is wrong with it.
+
+    `retryable`: the sidecar did not answer, and trying again may help. `already_used`: the proof's `jti` was used; after a try
+    that got no answer that means it had succeeded.
+    """
+
+    def __init__(self, problem: str, *, retryable: bool, already_used: bool = False) -> None:
+        super().__init__(problem)
+        self.retryable = retryable
+        self.already_used = already_used
