@@ -77,6 +77,7 @@ class Candidate(NamedTuple):
             top=rules.top,
             risk_ceiling=rules.risk_ceiling,
             clock_skew_s=rules.clock_skew_s,
+            cool_off_s=rules.cool_off_s,
             classes=rules.classes.values(),
         )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from engine.budget import ample
+from engine.cooloff import cooling
 from engine.decide import decide_by
 from engine.decision import Outcome
 from engine.durations import format_duration
@@ -89,6 +90,7 @@ def _circumstances(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Cha
     yield from _data(facts)
     yield from _triggers(plan)
     yield from _session(facts, plan)
+    yield from _cool_off(facts, rules)
     yield from _device(facts, plan)
     yield from _risk(facts, plan)
     yield from _grants(facts, rules, plan)
@@ -143,6 +145,14 @@ def _session(facts: Facts, plan: Plan) -> Iterator[Change]:
     limit = format_duration(thresholds.session_max_age_s)
     yield Change(f"a session younger than {limit}", _set("session", started_at=facts.now, last_active_at=facts.now))
     yield Change("a DPoP proof of possession", _set("session", proved=True))
+
+
+def _cool_off(facts: Facts, rules: TenantRules) -> Iterator[Change]:
+    events = cooling(facts.subject, facts.now, rules.cool_off_s)
+    if events:
+        cleared = dict.fromkeys(("recovered_at", "sim_changed_at", "authenticator_changed_at"))
+        limit = format_duration(rules.cool_off_s)
+        yield Change(f"no {' or '.join(events)} within {limit}", _set("subject", **cleared))
 
 
 def _device(facts: Facts, plan: Plan) -> Iterator[Change]:

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from engine import budget, exemption
 from engine.challenge import INVALID_TOKEN, challenge
 from engine.clauses import Clause, Standing, standings, total
+from engine.cooloff import credible
 from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend, SpotCheck
 from engine.factors import Measured, measure
-from engine.facts import DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
+from engine.facts import Authentication, DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
 from engine.guards import raised_clauses
 from engine.plan import Plan
 from engine.rules import TenantRules
@@ -48,7 +49,7 @@ def fail_safe(action: str, rules: TenantRules, code: Code) -> Decision:
     top = rules.top
     requirement = Requirement((top.acr,) if top.acr else (), top.max_age_s, evidence=top.evidence)
     plan = rules.plan(action, Posture.CRITICAL)
-    asked = challenge(requirement, plan, rules, Subject())
+    asked = challenge(requirement, plan, rules, Subject(), 0.0)
     return Decision(
         Outcome.STEP_UP, Basis.FAIL_SAFE, (Reason(code),), requirement, challenge=asked, policies=plan.policies
     )
@@ -110,11 +111,13 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         return Decision(Outcome.ALLOW, Basis.NOT_REQUIRED, reasons, policies=plan.policies)
 
     # 4. Met by one single authentication. Without a session there is none.
-    held = facts.authentications if facts.session.presented else ()
+    held = counting(facts, rules)
     ranked = standings(clauses, held, facts, rules.order, rules.clock_skew_s)
     standing = ranked[0]
     achieved = standing.authentication.acr if standing.authentication else ""
-    measured = measure(facts, plan.thresholds, rules.order, rules.clock_skew_s) if plan.thresholds else ()
+    measured = (
+        measure(facts, plan.thresholds, rules.order, rules.clock_skew_s, rules.cool_off_s) if plan.thresholds else ()
+    )
     factors = tuple(Factor(factor.name, factor.passed, factor.score) for factor in measured)
     if clauses and not standing.unmet:
         met = (*causes, Reason(Code.REQUIREMENT_MET))
@@ -152,10 +155,17 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         reasons,
         requirement,
         achieved,
-        challenge=challenge(_login_needed(requirement, standing, facts), plan, rules, facts.subject),
+        challenge=challenge(_login_needed(requirement, standing, facts), plan, rules, facts.subject, facts.now),
         policies=plan.policies,
         factors=factors,
     )
+
+
+def counting(facts: Facts, rules: TenantRules) -> tuple[Authentication, ...]:
+    """The session's authentications that can meet anything."""
+    if not facts.session.presented:
+        return ()
+    return credible(facts.authentications, facts.subject, facts.now, rules.cool_off_s, rules.order)
 
 
 def _login_needed(requirement: Requirement, standing: Standing, facts: Facts) -> Requirement:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from engine import budget
 from engine.classes import DEFAULT_CLASS, GrantClass
 from engine.clauses import Ceiling, Clause
+from engine.cooloff import cooling
 from engine.decision import Code, Reason
 from engine.factors import Measured, Thresholds
 from engine.facts import Binding, Facts, Grant, GrantScope, Staleness
@@ -39,7 +40,7 @@ def find(
     """The narrowest grant for which everything holds. `allowed` is False where the requirement itself rules exemptions out.
     `conditions` keeps what grants' conditions say of these facts, from one call about them to the next."""
     conditions = {} if conditions is None else conditions
-    refusals = list(_general(facts, plan, allowed))
+    refusals = list(_general(facts, rules, plan, allowed))
     refusals += [Reason(Code.NOT_WAIVABLE, clause.name) for clause, _ in unmet if not clause.waivable]
     thresholds = plan.thresholds
     if refusals or thresholds is None:
@@ -62,7 +63,7 @@ def find(
     return Exemption(applying, (Reason(Code.GRANT_APPLIED, applying.id),))
 
 
-def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
+def _general(facts: Facts, rules: TenantRules, plan: Plan, allowed: bool) -> Iterable[Reason]:
     if facts.data.staleness is Staleness.SOFT:
         yield Reason(Code.DATA_SOFT_STALE)
     elif facts.data.staleness is Staleness.HARD:
@@ -73,6 +74,8 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:
         yield Reason(Code.EXEMPTIONS_OFF)
+    for event in cooling(facts.subject, facts.now, rules.cool_off_s):
+        yield Reason(Code.COOL_OFF, event)
     if facts.rate_limited:
         yield Reason(Code.RATE_LIMITED, facts.rate_limited)
     if facts.guards:

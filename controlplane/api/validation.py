@@ -22,6 +22,7 @@ from controlplane.breakers import check_breakers, check_class_state
 from controlplane.changecontrol import MAX_LIFETIME_S, MIN_LIFETIME_S
 from engine.acr import AcrOrder, check_acr
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
+from engine.cooloff import MAX_COOL_OFF_S
 from engine.errors import InvalidInputError
 from engine.names import (
     MAX_ID_BYTES,
@@ -36,6 +37,7 @@ from engine.policy import PolicyError, check_condition
 
 MIN_MAX_AGE_S = 30
 MAX_SKEW_S = 300
+SUBJECT_EVENTS = ("recover_time", "sim_change_time", "authenticator_change_time")
 MAX_TEXT_BYTES = 1024
 MAX_ITEMS = 256
 MAX_AUTHENTICATIONS = 8
@@ -101,7 +103,7 @@ def _subject(record: pb.Subject, name: Name, field: str) -> None:
         check_id(role, where)
     for where, method in _unique(record.methods, f"{field}.methods"):
         check_id(method, where)
-    for event in ("recover_time", "strong_authentication_time"):
+    for event in (*SUBJECT_EVENTS, "strong_authentication_time"):
         _time(record, event, field)
 
 
@@ -177,6 +179,12 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         wait_s = _seconds(record.change_control.proposal_lifetime, where)
         if not MIN_LIFETIME_S <= wait_s <= MAX_LIFETIME_S:
             raise InvalidInputError(where, f"{wait_s:g} s is not between {MIN_LIFETIME_S:g} s and {MAX_LIFETIME_S:g} s")
+    if record.HasField("cool_off"):
+        cool_off_s = _seconds(record.cool_off, f"{field}.cool_off")
+        if not 0 <= cool_off_s <= MAX_COOL_OFF_S:
+            raise InvalidInputError(
+                f"{field}.cool_off", f"{cool_off_s:g} s is not between 0 and {MAX_COOL_OFF_S:.0f} s"
+            )
     if record.HasField("clock_skew"):
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:

@@ -302,6 +302,8 @@ def _parse_subject(value: bytes, claimed: tuple[str, ...], cut: bool) -> Subject
         methods=tuple(record.methods),
         recovered_at=moment(record.recover_time, record.HasField("recover_time")),
         failed_attempts=record.failed_attempts,
+        sim_changed_at=moment(record.sim_change_time, record.HasField("sim_change_time")),
+        authenticator_changed_at=moment(record.authenticator_change_time, record.HasField("authenticator_change_time")),
     )
 
 

@@ -30,7 +30,11 @@ _CITED = ("decision.grant", "decision.spot_check.grant", "decision.reasons[].cla
 _WITHOUT_A_KEY = frozenset(
     f"5-grants::spot-check-{case}"
     for case in ("without-a-tenant-key", "with-an-expired-tenant-key", "of-nobody-needs-no-key")
-) | {"5-class-breaker::without-a-key-there-is-no-draw"}
+) | {
+    "5-class-breaker::without-a-key-there-is-no-draw",
+    "5-device-trust::revalidation-without-a-tenant-key",
+    "5-device-trust::revalidation-without-a-tenant-key-in-time",
+}
 
 
 class Recording:

@@ -49,6 +49,7 @@ ACRS = st.sampled_from(
 AGES = st.sampled_from(["30s", "1m", "5m", "1h", "12h", "30d"])
 # Seconds ago, on, just before and just after those ages; 29 s in the future is within the skew, 31 s is not.
 AGO_S = st.sampled_from([0.0, 30.0, 59.0, 60.0, 61.0, 300.0, 301.0, 3600.0, 3601.0, 43200.0, 86400.0, -29.0, -31.0])
+COOL_OFF_S = 100.0
 _SCORES = st.sampled_from([0, 20, 40, 60])
 
 Truth = Callable[[Facts], bool | None]
@@ -200,7 +201,10 @@ _PARTS: dict[str, st.SearchStrategy[Any]] = {
     "ceiling": CEILINGS,
     "recognisedCeiling": CEILINGS,
     "identity": st.fixed_dictionaries({"minAcrWithin": _WITHIN}, optional={"maxFailures": st.integers(0, 3)}),
-    "device": st.fixed_dictionaries({"minTrust": st.sampled_from([0.5, 0.85, 0.9]), "revalidateEvery": AGES}),
+    "device": st.fixed_dictionaries(
+        {"minTrust": st.sampled_from([0.5, 0.85, 0.9]), "revalidateEvery": AGES},
+        optional={"revalidateJitter": st.sampled_from([0.0, 0.5]), "halfLife": AGES},
+    ),
     "session": st.fixed_dictionaries(
         {"maxAge": AGES, "maxIdle": AGES},
         optional={"evidence": st.just("asserted"), "proofOfPossession": st.booleans()},
@@ -306,6 +310,7 @@ def ruled(draw: st.DrawFn, least: int = 0) -> Ruled:
         order=AcrOrder(edges),
         risk_ceiling=draw(st.none() | st.just(60.0)),
         clock_skew_s=30.0,
+        cool_off_s=COOL_OFF_S,
         classes=classes[_odds(draw, 4) :],
     )
     return Ruled(rules, {name: truth for _, truths in made for name, truth in truths.items()}, compiled)
@@ -317,6 +322,7 @@ AUTHENTICATIONS = st.builds(
     ACRS | st.just(""),
     TIMES,
     st.sampled_from([Evidence.VERIFIED, Evidence.VERIFIED, Evidence.ASSERTED]),
+    st.sampled_from([(), ("pwd", "otp"), ("pwd", "sms"), ("pwd", "otp", "sms"), ("hwk", "user")]),
 )
 DEVICES = st.builds(
     Device,
@@ -327,6 +333,7 @@ DEVICES = st.builds(
     validated_at=TIMES,
     authentications=st.lists(AUTHENTICATIONS, max_size=2).map(tuple),
     block=st.sampled_from([DeviceBlock.NONE] * 12 + list(DeviceBlock)),
+    revalidate_draw=st.sampled_from([0.0, 0.5, 1.0]),
 ).map(lambda d: replace(d, trust=0.0, validated_at=None, authentications=()) if d.binding is Binding.UNKNOWN else d)
 SESSIONS = st.builds(
     Session,
@@ -337,12 +344,15 @@ SESSIONS = st.builds(
     started_at=TIMES,
     last_active_at=TIMES,
 )
+EVENTS = st.sampled_from([None] * 6 + [NOW - ago for ago in (5.0, COOL_OFF_S - 1, COOL_OFF_S, 5000.0)])
 SUBJECTS = st.builds(
     Subject,
     known=st.sampled_from([True, True, True, False]),
     disabled=st.sampled_from([False] * 11 + [True]),
     methods=st.sampled_from([(), ("webauthn",), ("totp", "push")]),
-    recovered_at=st.none() | AGO_S.map(lambda ago: NOW - ago),
+    recovered_at=EVENTS,
+    sim_changed_at=EVENTS,
+    authenticator_changed_at=EVENTS,
     failed_attempts=st.none() | st.sampled_from([0, 0, 1, 2, 5]),
 )
 RISKS = st.builds(

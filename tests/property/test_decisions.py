@@ -101,6 +101,8 @@ def _subject(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "disabled", replace(facts, subject=replace(subject, disabled=True))
     yield "unknown subject", replace(facts, subject=replace(subject, known=False, failed_attempts=None))
     yield "just recovered", replace(facts, subject=replace(subject, recovered_at=NOW))
+    yield "another SIM", replace(facts, subject=replace(subject, sim_changed_at=NOW))
+    yield "new authenticator", replace(facts, subject=replace(subject, authenticator_changed_at=NOW))
     if subject.failed_attempts is not None:  # unknown is worse than any number
         yield "more failures", replace(facts, subject=replace(subject, failed_attempts=subject.failed_attempts + 3))
 
@@ -116,6 +118,7 @@ def _device(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "less trust", replace(facts, device=replace(device, trust=device.trust / 2))
     yield "never validated", replace(facts, device=replace(device, validated_at=None))
     yield "nothing proved on it", replace(facts, device=replace(device, authentications=()))
+    yield "due earlier", replace(facts, device=replace(device, revalidate_draw=1.0))
     for block in (DeviceBlock.NOT_EXCLUDED, DeviceBlock.QUARANTINED, DeviceBlock.REVOKED):
         yield f"device {block.value}", replace(facts, device=replace(device, block=block))
 
@@ -186,7 +189,12 @@ def test_a_grant_never_raises_what_was_achieved(tenant: Ruled, facts: Facts) -> 
 
 def _settings(rules: TenantRules) -> dict[str, Any]:
     """What rules are made of besides policies."""
-    return {"order": rules.order, "risk_ceiling": rules.risk_ceiling, "classes": rules.classes.values()}
+    return {
+        "order": rules.order,
+        "risk_ceiling": rules.risk_ceiling,
+        "classes": rules.classes.values(),
+        "cool_off_s": rules.cool_off_s,
+    }
 
 
 def shown(decision: Decision) -> tuple[Any, ...]:
