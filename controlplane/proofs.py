@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sidestep.v1 import resources_pb2 as pb
 
 from engine.acr import AcrOrder
+from engine.cooloff import DEFAULT_COOL_OFF_S, credible
 from engine.errors import InvalidInputError, SidestepError
+from engine.facts import Authentication, Evidence, Subject
 from engine.names import check_id
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, MAX_CLOCK_SKEW_S
 
@@ -91,14 +93,24 @@ class Verifier:
         self._keys = {key_id: key for key_id, key in keys.items() if key.kind == pb.KEY_KIND_ISSUER}
         self._order = AcrOrder((edge.higher, edge.lower) for edge in settings.acr_edges)
         self._top = settings.top_requirement.acr or DEFAULT_TOP.acr or ""
+        self._cool_off_s = DEFAULT_COOL_OFF_S
+        if settings.HasField("cool_off"):
+            self._cool_off_s = max(settings.cool_off.seconds + settings.cool_off.nanos / 1e9, 0.0)
         self.clock_skew_s = DEFAULT_CLOCK_SKEW_S
         if settings.HasField("clock_skew"):
             stated = settings.clock_skew
             self.clock_skew_s = min(max(stated.seconds + stated.nanos / 1e9, 0.0), MAX_CLOCK_SKEW_S)
 
-    def strong(self, acr: str) -> bool:
-        """Whether an authentication at this level is a strong one: it reaches the tenant's top requirement."""
-        return bool(acr and self._top) and self._order.implies(acr, self._top)
+    def strong(self, proof: Proof, subject: pb.Subject | None, now: float) -> bool:
+        """Whether it was a strong authentication: it reaches the tenant's top requirement, and does not rest on a phone number whose
+        SIM was changed lately."""
+        if not (proof.acr and self._top and self._order.implies(proof.acr, self._top)):
+            return False
+        changed_at = None
+        if subject is not None and subject.HasField("sim_change_time"):
+            changed_at = subject.sim_change_time.ToNanoseconds() / 1e9
+        event = Authentication(proof.acr, proof.authenticated_at, Evidence.VERIFIED, proof.amr, proof.issuer)
+        return bool(credible((event,), Subject(sim_changed_at=changed_at), now, self._cool_off_s, self._order))
 
     def verify(self, token: str, reported_at: float, now: float) -> Proof:
         """What the token shows, if it was valid when it was reported. Raises ProofError."""

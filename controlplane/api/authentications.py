@@ -86,20 +86,23 @@ class Authentications:
             raise ProofError("was used before, for another report: a jti counts once")
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._write(reported, proof, strong=verifier.strong(proof.acr))
+                return await self._write(reported, proof, verifier, now)
             except ConflictError:
                 if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    async def _write(self, reported: report_pb2.ReportedAuthentication, proof: Proof, *, strong: bool) -> bool:
+    async def _write(
+        self, reported: report_pb2.ReportedAuthentication, proof: Proof, verifier: Verifier, now: float
+    ) -> bool:
         tenant = reported.tenant
         expect: dict[tuple[int, str], bytes | None] = {}
         writes: list[Write] = []
         subject = await self._read(tenant, Collection.SUBJECTS, reported.subject, pb.Subject, expect)
+        if subject is not None and subject.state != pb.SUBJECT_STATE_ACTIVE:
+            raise RefusedError("the subject is disabled")
+        strong = verifier.strong(proof, subject, now)
         if subject is not None:
-            if subject.state != pb.SUBJECT_STATE_ACTIVE:
-                raise RefusedError("the subject is disabled")
             at = _timestamp(proof.authenticated_at)
             if strong and at.ToNanoseconds() > subject.strong_authentication_time.ToNanoseconds():
                 subject.strong_authentication_time.CopyFrom(at)
@@ -157,8 +160,11 @@ class Authentications:
             raise RefusedError("a device is registered after a strong authentication only, and this one is not")
         if subject is None:
             raise RefusedError("a device is registered for a known subject only")
-        if subject.HasField("recover_time") and proof.authenticated_at <= subject.recover_time.ToNanoseconds() / 1e9:
-            raise RefusedError("the authentication is not later than the last account recovery")
+        for event in validation.SUBJECT_EVENTS:
+            if subject.HasField(event) and proof.authenticated_at <= getattr(subject, event).ToNanoseconds() / 1e9:
+                raise RefusedError(
+                    "the authentication is not later than the subject's last recovery, SIM or authenticator change"
+                )
         if reported.jkt and reported.jkt != proof.jkt:
             raise RefusedError("the proof is not bound to the device's key (cnf.jkt)")
         if not (reported.components or reported.versions or reported.jkt):

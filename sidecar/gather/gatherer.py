@@ -154,7 +154,7 @@ class Gatherer:
         lately = () if self._reported is None else self._reported(tenant_id, asked.subject, now)
         if lately:
             lately = still_trusted(lately, tenant.ring)
-            device, *others = (on_device(each, lately, tenant.rules) for each in (device, *others))
+            device, *others = (on_device(each, lately, tenant.rules, subject, now) for each in (device, *others))
         guards: tuple[Finding, ...] = ()
         if stored is not None and device.binding is not Binding.BOUND and (suspects := parse_suspects(stored)):
             ruled_out = partial(self._devices.rules_out, view, tenant_id, tenant, shown, now)

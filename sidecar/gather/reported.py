@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from engine.facts import Authentication, Binding, Device, Evidence
+from engine.cooloff import credible
+from engine.facts import Authentication, Binding, Device, Evidence, Subject
 from engine.rules import TenantRules
 from sidecar.gather.keyring import KeyRing
 from sidecar.gather.tokens import VerifiedToken
@@ -44,8 +45,11 @@ def of_session(
     )
 
 
-def on_device(device: Device, events: Iterable[ReportedAuthentication], rules: TenantRules) -> Device:
-    """The device with what was proved on it lately; a strong authentication validates it."""
+def on_device(
+    device: Device, events: Iterable[ReportedAuthentication], rules: TenantRules, subject: Subject, now: float
+) -> Device:
+    """The device with what was proved on it lately; a strong authentication validates it, unless it rests on a phone number whose
+    SIM was changed lately."""
     if not device.id or device.binding is Binding.UNKNOWN:
         return device
     history, validated_at = list(device.authentications), device.validated_at
@@ -56,6 +60,7 @@ def on_device(device: Device, events: Iterable[ReportedAuthentication], rules: T
         if proved not in history:
             history.append(proved)
         strong = bool(event.acr and rules.top.acr) and rules.order.implies(event.acr, rules.top.acr or "")
+        strong = strong and bool(credible((proved,), subject, now, rules.cool_off_s, rules.order))
         if strong and (validated_at is None or event.at > validated_at):
             validated_at = event.at
     if len(history) == len(device.authentications) and validated_at == device.validated_at:

@@ -299,12 +299,33 @@ def test_a_device_that_shows_nothing_is_not_registered(world: World) -> None:
     assert "nothing to know it by" in receipt.problem
 
 
-def test_a_device_is_not_registered_on_what_was_proved_before_a_recovery(world: World) -> None:
+@pytest.mark.parametrize("event", ["recover_time", "sim_change_time", "authenticator_change_time"])
+def test_a_device_is_not_registered_on_what_was_proved_before_an_event(world: World, event: str) -> None:
     subject = world.subject()
-    subject.recover_time.FromSeconds(int(NOW) - 5)
+    getattr(subject, event).FromSeconds(int(NOW) - 5)
     world.put(subject)
     (receipt,) = world.report(registration(world.token()))
-    assert "recovery" in receipt.problem
+    assert "is not later than the subject's last" in receipt.problem
+    assert world.device() is None
+    (receipt,) = world.report(registration(world.token(jti="j-2", auth_time=int(NOW) - 4)))
+    assert receipt.device_updated
+
+
+def test_after_a_sim_change_codes_by_phone_are_not_strong(world: World) -> None:
+    settings = pb.Settings(name="tenants/acme/settings/default")
+    settings.issuers.add(issuer=ISSUER, audiences=[AUDIENCE], max_acrs=["nist-aal3"])
+    settings.top_requirement.acr = "nist-aal2"
+    settings.top_requirement.max_age.FromSeconds(300)
+    world.put(settings)
+    by_phone = {"acr": "nist-aal2", "amr": ["pwd", "sms"]}
+    world.report(reported(world.token(auth_time=int(NOW) - 100, **by_phone)))
+    assert world.subject().strong_authentication_time.seconds == int(NOW) - 100
+    subject = world.subject()
+    subject.sim_change_time.FromSeconds(int(NOW) - 50)
+    world.put(subject)
+    (receipt,) = world.report(registration(world.token(jti="j-2", **by_phone)))
+    assert "strong authentication only" in receipt.problem
+    assert world.subject().strong_authentication_time.seconds == int(NOW) - 100
 
 
 def test_a_registered_device_is_not_registered_as_another(world: World) -> None:
