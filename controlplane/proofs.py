@@ -102,8 +102,8 @@ class Verifier:
             self.clock_skew_s = min(max(stated.seconds + stated.nanos / 1e9, 0.0), MAX_CLOCK_SKEW_S)
 
     def strong(self, proof: Proof, subject: pb.Subject | None, now: float) -> bool:
-        """Whether it was a strong authentication: it reaches the tenant's top requirement, and does not rest on a phone number whose
-        SIM was changed lately."""
+        """Whether it was a strong authentication: it reaches the tenant's top requirement, and does not rest on a phone number
+        whose SIM was changed lately."""
         if not (proof.acr and self._top and self._order.implies(proof.acr, self._top)):
             return False
         changed_at = None
