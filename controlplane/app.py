@@ -15,22 +15,37 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from sidestep.v1 import admin_pb2, admin_pb2_grpc, audit_pb2, audit_pb2_grpc, report_pb2, report_pb2_grpc, sync_pb2
+from sidestep.v1 import (
+    access_pb2,
+    access_pb2_grpc,
+    admin_pb2,
+    admin_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
+    report_pb2,
+    report_pb2_grpc,
+    sync_pb2,
+)
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.grants import AccessService
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
+from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
 from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
+from controlplane.review.access import Reviewer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from engine import logs
@@ -40,8 +55,10 @@ from engine.tokenfiles import TokenFilesError
 _LOG = logging.getLogger(__name__)
 
 _SERVICES = (
+    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
+    audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
 )
@@ -120,7 +137,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        works = [retention.run(), status.run(), refusals.run()]
+        works = [retention.run(), status.run(), refusals.run(), DueGrants(store, settings.due_interval).run()]
         if operators is not None:
             works.append(operators.follow())
         for work in works:
@@ -184,8 +201,13 @@ def _build_server(
     settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store), server)  # type: ignore[no-untyped-call]
+    access = AccessService(store, Reviewer(store))
+    access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
+    writer = Writer(store)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
+    proposals = ProposalService(store, writer)
+    audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)

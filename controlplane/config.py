@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     journal_retention: Seconds = Field(
         7_776_000.0, ge=3_600, description="after which a journal chain that is no longer reported is forgotten"
     )
+    due_interval: Seconds = Field(
+        15.0, ge=0.05, le=3_600, description="between two looks for grants that expire or lapse"
+    )
     drain: Seconds = Field(10.0, ge=0, le=600, description="longest wait for running calls when stopping")
     reflection: bool = Field(False, description="serve gRPC reflection")
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = Field("INFO", description="of stderr")

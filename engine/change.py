@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from engine.budget import ample
 from engine.decide import decide_by
 from engine.decision import Outcome
 from engine.durations import format_duration
 from engine.facts import (
+    Amount,
     Authentication,
     Data,
     DeviceBlock,
@@ -26,6 +28,7 @@ from engine.facts import (
     TokenState,
 )
 from engine.guards import PREFIX, raised_clauses
+from engine.money import format_nanos
 from engine.plan import Plan
 from engine.risk import combine
 from engine.rules import TenantRules
@@ -162,6 +165,7 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
             yield Change(f"grant {grant.id} valid already", _with_grant(replace(grant, start_at=None)))
         if grant.expire_at is None or facts.now >= grant.expire_at:
             yield Change(f"grant {grant.id} not expired", _with_grant(replace(grant, expire_at=facts.now + 1)))
+        yield from _budget(grant, facts)
         if grant.review_at is not None and facts.now >= grant.review_at:
             yield Change(f"grant {grant.id} reviewed", _with_grant(replace(grant, review_at=facts.now + 1)))
         bounds = rules.classes.get(grant.grant_class)
@@ -190,6 +194,23 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
                     condition="true" if bounds.condition_required else "",
                 )
                 yield Change(f"a grant of class {name} for this subject", _with_grant(of_class))
+
+
+def _budget(grant: Grant, facts: Facts) -> Iterator[Change]:
+    budget = grant.budget
+    if budget is None:
+        return
+    rich = ample(grant, facts.now)
+    yield Change(f"enough left of the budget of grant {grant.id}", _with_grant(rich))
+    if rich.budget is not None and rich.budget.held is not None:
+        begun = replace(rich.budget, held=replace(rich.budget.held, started_at=facts.now))
+        words = f"a strong authentication within the time limit of the budget of grant {grant.id}"
+        yield Change(words, _with_grant(replace(rich, budget=begun)))
+    if budget.counts_amounts:
+        most = min(limit for limit in (budget.max_nanos, budget.max_nanos_per_use) if limit is not None)
+        amount = Amount(budget.currency, min(most, max(0, facts.amount.nanos if facts.amount else 0)))
+        words = f"an amount of at most {format_nanos(most, budget.currency)}"
+        yield Change(words, lambda before: replace(before, amount=amount))
 
 
 def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:

@@ -7,12 +7,12 @@ import math
 import msgspec
 from msgspec.structs import replace
 
-from engine import exemption
+from engine import budget, exemption
 from engine.challenge import INVALID_TOKEN, challenge
 from engine.clauses import Clause, Standing, standings, total
-from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow
+from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend
 from engine.factors import Measured, measure
-from engine.facts import DeviceBlock, Facts, Posture, Staleness, Subject, TokenState
+from engine.facts import DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
 from engine.guards import raised_clauses
 from engine.plan import Plan
 from engine.rules import TenantRules
@@ -53,6 +53,19 @@ def fail_safe(action: str, rules: TenantRules, code: Code) -> Decision:
 def decide_by(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
     """Steps 2 to 6 by a given plan; observed policies are not looked at."""
     return consider(facts, rules, plan)[1]
+
+
+def awaits_lease(facts: Facts, rules: TenantRules, decision: Decision) -> Spend | None:
+    """What a decision would spend that fails for nothing but the want of a slice of a budget; None if more is wanting.
+
+    `decision` must be `decide(facts, rules)`. Costs another decision where a slice is wanting, and nothing otherwise.
+    """
+    if decision.outcome is not Outcome.STEP_UP:
+        return None
+    leased = budget.with_leases(facts, rules.clock_skew_s)
+    if leased is None:
+        return None
+    return decide_by(leased, rules, rules.plan(facts.action, facts.posture)).spend
 
 
 def consider(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[Facts, Decision]:
@@ -121,9 +134,10 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
             requirement,
             achieved,
             waived_acrs=waived,
-            grant=found,
+            grant=found.id,
             policies=plan.policies,
             factors=factors,
+            spend=budget.spend(found, facts),
         )
 
     # 6. Otherwise the strongest available method.
@@ -213,8 +227,8 @@ def _exempt(
     ranked: list[Standing],
     measured: tuple[Measured, ...],
     causes: tuple[Reason, ...],
-) -> tuple[str | None, tuple[Reason, ...], tuple[str, ...]]:
-    """The grant's id, or None, with the reasons for either, and the acrs it waives.
+) -> tuple[Grant | None, tuple[Reason, ...], tuple[str, ...]]:
+    """The grant, or None, with the reasons for either, and the acrs it waives.
 
     Any one authentication may be what the grant completes: were it only the best, leaving that one out of the request
     could turn the answer into ALLOW. The reasons against are those of the best.
@@ -229,7 +243,7 @@ def _exempt(
         reasons = tuple(dict.fromkeys((*causes, *unmet, *found.reasons)))
         if found.grant is not None:
             waived = tuple(dict.fromkeys(clause.acr for clause, _ in standing.unmet if clause.acr))
-            return found.grant.id, reasons, waived
+            return found.grant, reasons, waived
         against = against or reasons
         if not facts.grants or plan.thresholds is None:
             break
@@ -249,4 +263,5 @@ def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
         decision.policies,
         decision.factors,
         shadows,
+        decision.spend,
     )

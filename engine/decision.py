@@ -90,6 +90,16 @@ class Code(Symbol):
     SESSION_NOT_SOUND = "SESSION_NOT_SOUND"
     RISK_TOO_HIGH = "RISK_TOO_HIGH"
     SPOT_CHECK = "SPOT_CHECK"
+    # Of the period nothing, or too little, is left for this use.
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    # The worker holds no slice that covers the use; there may be one to be had.
+    BUDGET_NO_LEASE = "BUDGET_NO_LEASE"
+    BUDGET_AMOUNT_MISSING = "BUDGET_AMOUNT_MISSING"
+    BUDGET_AMOUNT_NEGATIVE = "BUDGET_AMOUNT_NEGATIVE"
+    BUDGET_CURRENCY = "BUDGET_CURRENCY"
+    BUDGET_PER_USE = "BUDGET_PER_USE"
+    # The last strong authentication is too long ago, or not known.
+    BUDGET_ELAPSED = "BUDGET_ELAPSED"
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -148,6 +158,25 @@ class Shadow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     basis: Basis
 
 
+class Spend(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a decision spends of a grant's budget. The record it stands in is the spend."""
+
+    grant: str
+    # As in `engine.facts.BudgetHeld`: whose slice, which, of which period.
+    holder: str
+    slice: int
+    period: int
+    uses: int = 1
+    # Billionths of `currency`; 0 where amounts do not count.
+    nanos: int = 0
+    currency: str = ""
+    # What is left after it, as far as the worker knows; None: not limited.
+    left_uses: int | None = None
+    left_nanos: int | None = None
+    # When the time since the last strong authentication runs out; None: it is not limited.
+    expires_at: float | None = None
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer. A grant never changes `achieved_acr`; what it waived is in `waived_acrs`."""
 
@@ -164,3 +193,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     policies: tuple[str, ...] = ()
     factors: tuple[Factor, ...] = ()
     shadows: tuple[Shadow, ...] = ()
+    # Of the budget of `grant`; None: it has none.
+    spend: Spend | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from engine import budget
 from engine.classes import DEFAULT_CLASS, GrantClass
 from engine.clauses import Ceiling, Clause
 from engine.decision import Code, Reason
@@ -108,21 +109,15 @@ def refusal(
     expire_at and review_at (exclusive)."""
     if not any(action_matches(pattern, facts.action) for pattern in grant.actions):
         return Code.GRANT_OTHER_ACTION
-    if not grant.active:
-        return Code.GRANT_INACTIVE
-    if grant.start_at is not None and facts.now < grant.start_at:
-        return Code.GRANT_NOT_YET_VALID
-    if grant.expire_at is None or facts.now >= grant.expire_at:
-        return Code.GRANT_EXPIRED
-    if grant.review_at is not None and facts.now >= grant.review_at:
-        return Code.GRANT_REVIEW_OVERDUE
-    if rules.classes or grant.grant_class != DEFAULT_CLASS:
-        code = _class_refusal(grant, rules.classes.get(grant.grant_class), facts, rules, unmet)
-        if code is not None:
-            return code
+    code = dormancy(grant, rules.classes, facts.now)
+    if code is not None:
+        return code
     ceiling = Ceiling(grant.ceiling_acr, grant.ceiling_max_age_s)
     if not all(ceiling.covers(clause, rules.order) for clause, _ in unmet):
         return Code.GRANT_CEILING_EXCEEDED
+    bounds = rules.classes.get(grant.grant_class)
+    if bounds is not None and not all(bounds.ceiling.covers(clause, rules.order) for clause, _ in unmet):
+        return Code.CLASS_CEILING_EXCEEDED
     if grant.condition:
         holds = conditions.get(grant.condition)
         if holds is None:
@@ -131,32 +126,35 @@ def refusal(
             return Code.GRANT_CONDITION
     if grant.spot_draw < thresholds.spot_check_rate:
         return Code.SPOT_CHECK
-    return None
+    # Last, so that a call fails for want of a lease only if nothing else is against it.
+    return budget.refusal(grant.budget, facts, rules.clock_skew_s) if grant.budget is not None else None
 
 
-def _class_refusal(
-    grant: Grant,
-    grant_class: GrantClass | None,
-    facts: Facts,
-    rules: TenantRules,
-    unmet: Sequence[tuple[Clause, Code]],
-) -> Code | None:
-    """What the grant's class says against it, as the class is now: it may have been tightened since the grant was written."""
-    if grant_class is None:
-        return Code.GRANT_CLASS_UNKNOWN
-    if grant.approvals < grant_class.approvals:
+def dormancy(grant: Grant, classes: Mapping[str, GrantClass], now: float) -> Code | None:
+    """Why this grant waives nothing at `now`, whatever is asked; None: it may. Its class counts as it is now: it may have been
+    tightened since the grant was written."""
+    if not grant.active:
+        return Code.GRANT_INACTIVE
+    if grant.start_at is not None and now < grant.start_at:
+        return Code.GRANT_NOT_YET_VALID
+    if grant.expire_at is None or now >= grant.expire_at:
+        return Code.GRANT_EXPIRED
+    if grant.review_at is not None and now >= grant.review_at:
+        return Code.GRANT_REVIEW_OVERDUE
+    bounds = classes.get(grant.grant_class)
+    if bounds is None:
+        return Code.GRANT_CLASS_UNKNOWN if classes or grant.grant_class != DEFAULT_CLASS else None
+    if grant.approvals < bounds.approvals:
         return Code.GRANT_NOT_APPROVED
     # Without a start nobody can tell how long it has been valid.
-    if grant.start_at is None or facts.now >= grant.start_at + grant_class.max_validity_s:
+    if grant.start_at is None or now >= grant.start_at + bounds.max_validity_s:
         return Code.GRANT_EXPIRED
-    if grant_class.review_every_s is not None and grant.review_at is None:
+    if bounds.review_every_s is not None and grant.review_at is None:
         return Code.GRANT_REVIEW_OVERDUE
-    if grant_class.scopes and grant.scope not in grant_class.scopes:
+    if bounds.scopes and grant.scope not in bounds.scopes:
         return Code.GRANT_CLASS_SCOPE
-    if grant_class.condition_required and not grant.condition:
+    if bounds.condition_required and not grant.condition:
         return Code.GRANT_CLASS_CONDITION
-    if not all(grant_class.ceiling.covers(clause, rules.order) for clause, _ in unmet):
-        return Code.CLASS_CEILING_EXCEEDED
     return None
 
 

@@ -14,10 +14,11 @@ import msgspec
 from engine.change import smallest_change
 from engine.clauses import Clause, standings
 from engine.decide import block_reasons, consider, required_clauses
-from engine.decision import Basis, Check, Code, Decision, Shadow
+from engine.decision import Basis, Check, Code, Decision, Shadow, Spend
 from engine.durations import format_duration
 from engine.factors import Compared, measure
 from engine.facts import Facts
+from engine.money import format_nanos
 from engine.rules import TenantRules
 
 
@@ -96,6 +97,8 @@ def _steps(facts: Facts, rules: TenantRules, decision: Decision) -> list[Step]:
     before = {str(code.value) for _, code in standing.unmet} | {cause.code.value for cause in causes}
     about_grants = [reason for reason in decision.reasons if reason.code.value not in before or reason.code in _SHARED]
     steps.append(Step(5, "exemption", ", ".join(map(str, about_grants)) or "none"))
+    if decision.spend is not None:
+        steps.append(Step(5, "budget", _budget(decision.spend, facts.now)))
     if decision.challenge is not None:
         methods = ", ".join(decision.challenge.methods) or "no method"
         steps.append(Step(6, "challenge", f"{methods}; acr_values {' '.join(decision.challenge.acr_values) or '-'}"))
@@ -104,6 +107,21 @@ def _steps(facts: Facts, rules: TenantRules, decision: Decision) -> list[Step]:
 
 # Codes that stand both for a cause of the requirement and for a refusal of exemptions.
 _SHARED = frozenset({Code.DATA_HARD_STALE, Code.BEHIND_MIN_REVISION, Code.GUARD_RAISED})
+
+
+def _budget(spend: Spend, now: float) -> str:
+    """What the decision spends and what is left, as far as this worker knows."""
+    spent = f"{spend.uses} use" if spend.uses == 1 else f"{spend.uses} uses"
+    if spend.nanos or spend.left_nanos is not None:
+        spent += f" of {format_nanos(spend.nanos, spend.currency)}"
+    left = []
+    if spend.left_uses is not None:
+        left.append("1 use" if spend.left_uses == 1 else f"{spend.left_uses} uses")
+    if spend.left_nanos is not None:
+        left.append(format_nanos(spend.left_nanos, spend.currency))
+    if spend.expires_at is not None:
+        left.append(f"{format_duration(max(0.0, spend.expires_at - now))} of time")
+    return f"spends {spent} in period {spend.period}; at most {' and '.join(left) or 'no limit'} left"
 
 
 def _clause(clause: Clause) -> str:

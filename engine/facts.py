@@ -170,6 +170,50 @@ class Risk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     signals: tuple[Signal, ...] = ()
 
 
+class Amount(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The amount the action is about, exact. Beyond 64 bits it is as far as they go (`engine.money`)."""
+
+    # ISO 4217.
+    currency: str
+    # Billionths of a unit.
+    nanos: int
+
+
+class BudgetHeld(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What this worker may spend of a subject's use of a grant (`engine.escrow.Left`). Amounts in billionths."""
+
+    # The holder's id, and its own number for this account and period: with a decision's spend they say whose it is.
+    holder: str
+    slice: int
+    # Number of the period, and the strong authentication it began with; None: none is known.
+    period: int
+    started_at: float | None = None
+    # Left of the slice.
+    uses: int = 0
+    nanos: int = 0
+    # Of what nobody held when the holder last heard; None: not known, or too long ago.
+    left_uses: int | None = None
+    left_nanos: int | None = None
+
+
+class Budget(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A grant's limits since the subject's last verified strong authentication. None: not limited. Amounts in billionths."""
+
+    max_uses: int | None = None
+    max_nanos: int | None = None
+    max_nanos_per_use: int | None = None
+    # Of the amounts.
+    currency: str = ""
+    max_elapsed_s: float | None = None
+    # None: no slice is held, and nothing is known of what there is.
+    held: BudgetHeld | None = None
+
+    @property
+    def counts_amounts(self) -> bool:
+        """Whether a use needs an amount."""
+        return self.max_nanos is not None or self.max_nanos_per_use is not None
+
+
 class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An exemption grant whose scope (subject, device or role) covers this request."""
 
@@ -191,6 +235,8 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     review_at: float | None = None
     # How many people approved it, the requester not counted.
     approvals: int = 0
+    # None: it may be used without limit.
+    budget: Budget | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -240,5 +286,7 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     candidates: tuple[Candidate, ...] = ()
     # Request values that conditions of this tenant read, by CEL name (`context.amount.value`). Absent ones are absent.
     values: dict[str, Scalar] = {}
+    # Known only where a grant's budget counts amounts.
+    amount: Amount | None = None
     # Findings in force, by name.
     guards: tuple[Finding, ...] = ()

@@ -98,7 +98,8 @@ class Step:
 
 
 _FROM: dict[Transition, tuple[State | None, ...]] = {
-    Transition.REQUEST: (None, State.REQUESTED, State.REJECTED, State.EXPIRED, State.LAPSED),
+    # Asking for other bounds takes a grant out of force until they are approved.
+    Transition.REQUEST: (None, *(state for state in State if state is not State.REVOKED)),
     # An approved one too: its class may want more people than when it was approved.
     Transition.APPROVE: (State.REQUESTED, State.APPROVED),
     Transition.REJECT: (State.REQUESTED, State.APPROVED),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from engine.errors import InvalidInputError, SidestepError
 from engine.names import Lane
 from engine.policy import PolicyError
+from sidecar.clock import Clock
 from sidecar.config import Config, resource_attributes
 from sidecar.gather.tenant import check_record
 from sidecar.journal.claim import locked
@@ -24,8 +26,12 @@ from sidecar.journal.segment import JournalError
 from sidecar.journal.ship import Shipper
 from sidecar.journal.span import encode_resource
 from sidecar.journal.spool import BYTES_PER_S, SpoolError, check_spool
+from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.metrics.push import MetricsPush, open_push
+from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
+from sidecar.outbox.settlements import SettlementSender
+from sidecar.outbox.upward import Upward
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
@@ -107,8 +113,9 @@ class _Agent:
                 parts.push_async_callback(metrics.close)
             reporter = self._reporter(shipper)
             parts.push_async_callback(reporter.close)
-            await self._work(writer, shipper, reporter, metrics)
-            await self._drain(shipper, reporter, metrics)
+            spends = self._spends(shipper, parts)
+            await self._work(writer, shipper, reporter, metrics, spends)
+            await self._drain(shipper, reporter, metrics, spends)
         return 0
 
     def _sync(self, writer: Writer) -> SyncClient:
@@ -147,6 +154,22 @@ class _Agent:
         settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
         return JournalReporter(shipper, config.journal_dir, self._page, settings)
 
+    def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[HolderCloser | SettlementSender]:
+        """What tells the control plane of spends that no worker tells it of."""
+        config = self._config
+        boot = Clock().boot_id()
+        upward = Upward(config.control_plane, config.sidecar_name, "leases")
+        parts.push_async_callback(upward.close)
+        tellers: list[HolderCloser | SettlementSender] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
+        try:
+            reservations = Reservations(config.leases_dir, boot)
+        except ReservationsError as error:
+            _log.error("leases: %s; settlements are not sent", error)
+        else:
+            parts.callback(reservations.close)
+            tellers.append(SettlementSender(reservations, upward))
+        return tellers
+
     def _check_spool(self) -> None:
         """Says at once what would go wrong at the end, when nobody reads it."""
         spool = self._config.journal_spool
@@ -160,7 +183,12 @@ class _Agent:
             self._slot.set(AgentWord.SPOOL_UNUSABLE, 0)
 
     async def _work(
-        self, writer: Writer | None, shipper: Shipper, reporter: JournalReporter, metrics: MetricsPush | None
+        self,
+        writer: Writer | None,
+        shipper: Shipper,
+        reporter: JournalReporter,
+        metrics: MetricsPush | None,
+        spends: Sequence[HolderCloser | SettlementSender],
     ) -> None:
         """Everything at once, until told to stop. Raises what any part raises."""
         client = None if writer is None else self._sync(writer)
@@ -169,6 +197,7 @@ class _Agent:
             asyncio.create_task(self._stop.wait(), name="stop"),
             asyncio.create_task(self._beat(client), name="beat"),
             asyncio.create_task(reporter.run(), name="report"),
+            *(asyncio.create_task(teller.run(), name="spends") for teller in spends),
         ]
         if writer is not None and client is not None:
             others.append(asyncio.create_task(client.run(), name="sync"))
@@ -186,7 +215,13 @@ class _Agent:
                 task.cancel()
             await asyncio.gather(ship, *others, return_exceptions=True)
 
-    async def _drain(self, shipper: Shipper, reporter: JournalReporter, metrics: MetricsPush | None) -> None:
+    async def _drain(
+        self,
+        shipper: Shipper,
+        reporter: JournalReporter,
+        metrics: MetricsPush | None,
+        spends: Sequence[HolderCloser | SettlementSender],
+    ) -> None:
         self._slot.set_state(State.DRAINING)
         config = self._config
         by_supervisor = self._page.drain_deadline_ms > 0
@@ -199,6 +234,8 @@ class _Agent:
         if spool is not None:
             ship_until -= max(_SPOOL_S, _SPOOL_SHARE * left_ms / 1000) + shipper.backlog_bytes() / BYTES_PER_S
         shipped = await shipper.drain(ship_until)
+        # Before a spool takes the records away that tell what was spent.
+        await self._tell(spends)
         if spool is not None:
             shipped = await self._spool(shipper, spool)
         if not shipped:
@@ -208,6 +245,17 @@ class _Agent:
             pushed = [] if metrics is None else [metrics.push(min(left_s, _LAST_WORD_S))]
             await asyncio.gather(reporter.report_last(left_s), *pushed)
         beat.cancel()
+
+    async def _tell(self, spends: Sequence[HolderCloser | SettlementSender]) -> None:
+        """Once more, for what the workers left when they ended."""
+        for teller in spends:
+            try:
+                async with asyncio.timeout(_LAST_WORD_S / 2):
+                    await teller.step()
+            except (TimeoutError, OSError, ReservationsError):
+                _log.warning(
+                    "leases: not all that was spent could be told; what was not counts as spent, or is told later"
+                )
 
     async def _spool(self, shipper: Shipper, spool: Path) -> bool:
         """False: the records stay where they are."""

@@ -189,6 +189,11 @@ class Config(BaseModel):
         return self.data_dir / "page"
 
     @property
+    def leases_dir(self) -> Path:
+        """What the pod knows of slices of budgets and of what was spent of them."""
+        return self.data_dir / "leases"
+
+    @property
     def journal_dir(self) -> Path:
         """The journal's segments."""
         return self.data_dir / "journal"

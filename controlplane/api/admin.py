@@ -6,31 +6,26 @@ It translates; the rules are in validation, resources, links and imports.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.actor import Permission
-from controlplane.api.differences import difference, reason_of
-from controlplane.api.fingerprints import FingerprintHasher
+from controlplane.api.differences import reason_of
 from controlplane.api.identity import admit, begin
-from controlplane.api.imports import ATTEMPTS, Import
+from controlplane.api.imports import Import
 from controlplane.api.journals import list_anchors, list_chains
-from controlplane.api.links import check_links
 from controlplane.api.paging import page_size, read_token, write_token
-from controlplane.api.resources import Checked, Completed, check, complete, decode, name_of, public
+from controlplane.api.resources import decode, name_of, public
 from controlplane.api.rules import get_rules, hash_subject
-from controlplane.audit import Note
-from controlplane.errors import ConflictError, NotFoundError, OverloadedError
+from controlplane.api.writing import Writer
+from controlplane.errors import NotFoundError, OverloadedError
 from controlplane.kinds import KINDS
-from controlplane.store import Head, Store, Write
+from controlplane.store import Head, Store
 from engine.errors import InvalidInputError
-from engine.names import Collection, Lane, lane_of, parse_name, parse_parent
+from engine.names import Collection, parse_name, parse_parent
 from engine.policy import PolicyError, parse_policy
 
 # A page is cut here, well below the 4 MiB that gRPC clients accept unless told otherwise.
@@ -42,10 +37,9 @@ _RETRY_IMPORT_S = 5.0
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """The verbs of admin.proto over a store. One instance serves all calls, in one event loop."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, writer: Writer) -> None:
         self._store = store
-        # Two new keys put at once would each be invisible to the other's check.
-        self._putting_key = asyncio.Lock()
+        self._writer = writer
         self._imports = 0
 
     async def PutResource(self, request: admin_pb2.PutResourceRequest, context: Any) -> admin_pb2.PutResourceResponse:
@@ -56,18 +50,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             admit(Permission.READ, name.tenant)
             note = None
         else:
-            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason_of(request.resource))
-        checked = check(request.resource)
-        warnings = await self._hash_fingerprint(checked)
-        async with AsyncExitStack() as stack:
-            if checked.name.collection is Collection.KEYS:
-                await stack.enter_async_context(self._putting_key)
-            completed, head = await self._put(checked, note)
+            reason = request.reason or reason_of(request.resource)
+            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=request.ticket)
+        written = await self._writer.put(request.resource, note)
         return admin_pb2.PutResourceResponse(
-            resource=public(checked.name.collection, completed.record),
-            revision=_revision(head),
-            changed=completed.changed,
-            warnings=[*warnings, *completed.warnings],
+            resource=public(name.collection, written.record),
+            revision=_revision(written.head),
+            changed=written.changed,
+            warnings=written.warnings,
+            guarded_by=written.rules,
         )
 
     async def GetResource(self, request: admin_pb2.GetResourceRequest, context: Any) -> admin_pb2.GetResourceResponse:
@@ -107,13 +98,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.DeleteResourceResponse:
         """Deletes a record. NOT_FOUND if there is none."""
         name = parse_name(request.name)
-        note = begin(Permission.WRITE, name.tenant, "delete", str(name))
-        if await self._store.get(name.tenant, name.collection, name.id) is None:
-            raise NotFoundError(request.name)
-        committed = await self._store.commit(name.tenant, [Write(name.collection, name.id, None)], audit=note)
-        if not committed.changed:
-            raise NotFoundError(request.name)
-        return admin_pb2.DeleteResourceResponse(revision=_revision(committed.heads[_lane(name.collection)]))
+        note = begin(Permission.WRITE, name.tenant, "delete", str(name), reason=request.reason, ticket=request.ticket)
+        written = await self._writer.delete(name, note)
+        return admin_pb2.DeleteResourceResponse(revision=_revision(written.head))
 
     async def ImportResources(
         self, request_iterator: AsyncIterator[admin_pb2.ImportResourcesRequest], context: Any
@@ -214,44 +201,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """What stands for a subject in decisions, by each of the tenant's TENANT keys."""
         admit(Permission.READ, parse_name(request.name).tenant)
         return await hash_subject(self._store, request)
-
-    async def _hash_fingerprint(self, checked: Checked) -> list[str]:
-        """Replaces the raw fingerprint of a device by its stored form. Returns warnings."""
-        name, record = checked
-        if not (isinstance(record, pb.Device) and record.fingerprint):
-            return []
-        hasher = await FingerprintHasher.load(self._store, name.tenant, time.time())
-        return hasher.hash(record, "device")
-
-    async def _put(self, checked: Checked, note: Note | None) -> tuple[Completed, Head | None]:
-        """Reads, completes and writes one record; again, a few times, if someone else wrote it in between. Writes nothing
-        without a note.
-        """
-        (tenant, collection, record_id), _ = checked
-        key = (collection, record_id)
-        for attempt in range(1, ATTEMPTS + 1):
-            stored = await self._store.get(tenant, *key)
-            expect = await check_links(self._store, checked)
-            completed = complete(checked, stored, time.time())
-            if note is None or not completed.changed:
-                heads = {head.lane: head for head in await self._store.heads([tenant])}
-                return completed, heads.get(_lane(collection))
-            try:
-                write = Write(collection, record_id, completed.value)
-                told = note._replace(detail=difference(collection, stored, completed.record))
-                committed = await self._store.commit(tenant, [write], expect={**expect, key: stored}, audit=told)
-            except ConflictError:
-                if attempt == ATTEMPTS:
-                    raise
-            else:
-                return completed, committed.heads[_lane(collection)]
-        raise AssertionError("unreachable")
-
-
-def _lane(collection: Collection) -> Lane:
-    lane = lane_of(collection)
-    assert lane is not None
-    return lane
 
 
 def _revision(head: Head | None) -> pb.Revision | None:

@@ -14,9 +14,11 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sidestep.v1 import admin_pb2
+from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.actor import Permission
 from controlplane.api.fingerprints import FingerprintHasher
+from controlplane.api.guard import guards, load_control, refusal
 from controlplane.api.identity import begin
 from controlplane.api.links import check_links, check_twin, records
 from controlplane.api.resources import (
@@ -29,7 +31,9 @@ from controlplane.api.resources import (
     has_server_fields,
 )
 from controlplane.api.staging import Change, RepeatedError, Staged, Staging
+from controlplane.api.writing import ATTEMPTS
 from controlplane.audit import Note
+from controlplane.changecontrol import concerns
 from controlplane.errors import ConflictError, ShrinkError
 from controlplane.kinds import KINDS
 from controlplane.store import MAX_VALUE_BYTES, Head, Store, Write
@@ -40,7 +44,6 @@ T = TypeVar("T")
 MAX_BATCH = 2_000
 MAX_RECORDS = 50_000_000
 MAX_SHRINK = 0.2
-ATTEMPTS = 5
 _COMMIT_RECORDS = 1_000
 _COMMIT_BYTES = 2 * 1024 * 1024
 # Put one by one: keys carry secrets and a rule over all of them, and of the other two a tenant has one each.
@@ -62,6 +65,7 @@ class Import:
         self._received = 0
         self._hasher: FingerprintHasher | None = None
         self._staging = Staging()
+        self._control = pb.ChangeControl()
         self._added = self._updated = self._removed = 0
 
     async def close(self) -> None:
@@ -80,7 +84,8 @@ class Import:
         self._received += len(batch.resources)
 
     async def commit(self, count: int) -> admin_pb2.ImportResourcesResponse:
-        """Writes the differences. Raises InvalidInputError if the count is wrong, ShrinkError, ConflictError."""
+        """Writes the differences. Raises InvalidInputError if the count is wrong, ShrinkError,
+        RefusedError, ConflictError."""
         if count != self._received:
             raise InvalidInputError("commit.count", f"is {count}, but {self._received} resources arrived")
         await self._load_kept()
@@ -88,6 +93,7 @@ class Import:
         if self._replace and not self._force:
             await self._refuse_shrinking(before)
         await self._check_twins()
+        await self._refuse_guarded()
         await self._write_changed()
         if self._replace:
             await self._write_removed()
@@ -205,9 +211,11 @@ class Import:
             stored = None if change.added and fresh else await self._store.get(self._tenant, *key)
             checked = Checked(Name(self._tenant, *key), decode(self._collection, change.value))
             field = f"resources[{change.position}].{KINDS[self._collection].field}"
-            expect.update(await check_links(self._store, checked, field))
-            completed = complete(checked, stored, now, field)
+            links = await check_links(self._store, checked, field)
+            expect.update(links)
+            completed = complete(checked, stored, now, field, links=links, actor=self._note.actor.name)
             if completed.changed:
+                await self._check_guard(change.id, stored, completed.record, now)
                 expect[key] = stored
                 writes.append(Write(self._collection, change.id, completed.value))
                 written.append(change._replace(added=stored is None))
@@ -227,10 +235,41 @@ class Import:
 
     async def _write_removed(self) -> None:
         gone = self._staging.removed()
+        concerned = concerns(self._control, self._collection)
         while ids := await _in_thread(lambda: list(islice(gone, _COMMIT_RECORDS))):
-            gone_records = [Write(self._collection, gone_id, None) for gone_id in ids]
-            committed = await self._store.commit(self._tenant, gone_records, audit=self._tell(len(ids), "removed"))
+            expect: dict[tuple[int, str], bytes | None] = {}
+            for gone_id in ids if concerned else ():
+                stored = await self._store.get(self._tenant, self._collection, gone_id)
+                await self._check_guard(gone_id, stored, None, time.time())
+                expect[(self._collection, gone_id)] = stored
+            writes = [Write(self._collection, gone_id, None) for gone_id in ids]
+            note = self._tell(len(ids), "removed")
+            committed = await self._store.commit(self._tenant, writes, expect=expect, audit=note)
             self._removed += committed.changed
+
+    async def _refuse_guarded(self) -> None:
+        """Refuses, before anything is written, what change control demands a second person for."""
+        self._control = await load_control(self._store, self._tenant)
+        if not concerns(self._control, self._collection):
+            return
+        now = time.time()
+        changes = self._staging.changed()
+        while batch := await _in_thread(_take, changes):
+            for change in batch:
+                stored = await self._store.get(self._tenant, self._collection, change.id)
+                await self._check_guard(change.id, stored, decode(self._collection, change.value), now)
+        gone = self._staging.removed() if self._replace else iter(())
+        while ids := await _in_thread(lambda: list(islice(gone, _COMMIT_RECORDS))):
+            for gone_id in ids:
+                stored = await self._store.get(self._tenant, self._collection, gone_id)
+                await self._check_guard(gone_id, stored, None, now)
+
+    async def _check_guard(self, record_id: str, stored: bytes | None, after: Any | None, now: float) -> None:
+        """Raises RefusedError if a second person is needed for one of its changes."""
+        if concerns(self._control, self._collection):
+            name = Name(self._tenant, self._collection, record_id)
+            if rules := await guards(self._store, self._control, name, stored, after, now):
+                raise refusal(name, rules)
 
     async def _head(self) -> Head | None:
         heads: Mapping[Any, Head] = {head.lane: head for head in await self._store.heads([self._tenant])}

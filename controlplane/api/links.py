@@ -10,7 +10,7 @@ from controlplane.api.resources import Checked, decode
 from controlplane.kinds import KINDS
 from controlplane.store import Store
 from engine.errors import InvalidInputError
-from engine.names import Collection
+from engine.names import SINGLETON_ID, Collection
 
 MAX_USABLE_FINGERPRINT_KEYS = 2
 _PAGE = 1000
@@ -28,6 +28,10 @@ async def check_links(store: Store, checked: Checked, field: str = "") -> dict[t
         if value is not None:
             check_twin(record, decode(twin, value), field)
         return {(twin, name.id): value}
+    if name.collection is Collection.GRANTS:
+        # What the classes say of it must still hold when it is written.
+        key = (Collection.SETTINGS, SINGLETON_ID)
+        return {key: await store.get(name.tenant, *key)}
     if isinstance(record, pb.Key) and record.kind == pb.KEY_KIND_FINGERPRINT:
         expect: dict[tuple[int, str], bytes | None] = {}
         keys = [record]

@@ -6,17 +6,20 @@ Stored bytes are the deterministic serialisation of the message, so that equal c
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.actor import ANONYMOUS
 from controlplane.api import validation
+from controlplane.grants import put_grant, read_terms
 from controlplane.kinds import KINDS
 from controlplane.store import MAX_VALUE_BYTES
 from engine.errors import InvalidInputError
-from engine.names import SEGMENTS, Collection, Name, parse_name
+from engine.names import SEGMENTS, SINGLETON_ID, Collection, Name, parse_name
 from engine.policy import PolicyError, parse_policy
 
 HASH_BYTES = 16
@@ -69,11 +72,21 @@ def name_of(resource: pb.Resource, field: str = "resource") -> Name:
     return name
 
 
-def complete(checked: Checked, stored: bytes | None, now: float, field: str = "") -> Completed:
+def complete(
+    checked: Checked,
+    stored: bytes | None,
+    now: float,
+    field: str = "",
+    *,
+    links: Mapping[tuple[int, str], bytes | None] | None = None,
+    actor: str = ANONYMOUS,
+) -> Completed:
     """What a put of `checked` leaves in the store, where `stored` is now (None: nothing).
 
-    Sets document and version of a policy, the secret of a key, the revoke_time of a session and every update_time. Raises
-    InvalidInputError if the policy does not compile or the result is too large; `field` names the record in it.
+    Sets document and version of a policy, the secret of a key, the revoke_time of a session, the state and marks of a grant, and
+    every update_time. `links`: the other records it depends on, from check_links; None: it is only looked at by itself, and not
+    to be written. `actor`: the name of who puts it. Raises InvalidInputError if the policy does not compile, the grant's class
+    does not allow it, or the result is too large; RefusedError for what may not become of a grant. `field` names the record.
     """
     collection = checked.name.collection
     field = field or KINDS[collection].field
@@ -86,7 +99,9 @@ def complete(checked: Checked, stored: bytes | None, now: float, field: str = ""
     elif isinstance(record, pb.Key):
         _complete_key(record, old, field)
     elif isinstance(record, pb.Grant):
-        _check_grant_marks(record, old, field)
+        if links is not None:
+            settings = links.get((Collection.SETTINGS, SINGLETON_ID))
+            put_grant(record, old, read_terms(settings), actor, now, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -184,14 +199,6 @@ def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
     if record.kind == pb.KEY_KIND_ISSUER or record.secret:
         return
     record.secret = old.secret if old is not None else secrets.token_bytes(validation.SECRET_BYTES)
-
-
-def _check_grant_marks(record: pb.Grant, old: pb.Grant | None, field: str) -> None:
-    """Who requested and approved a grant is what the control plane saw, not what somebody writes."""
-    before = pb.Grant() if old is None else old
-    for mark in ("requester", "approvals"):
-        if getattr(record, mark) != getattr(before, mark):
-            raise InvalidInputError(f"{field}.{mark}", "is set by the control plane alone")
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

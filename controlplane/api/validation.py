@@ -15,7 +15,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.api.budgets import check_budget
 from controlplane.api.jwk import check_jwk
+from controlplane.changecontrol import MAX_LIFETIME_S, MIN_LIFETIME_S
 from engine.acr import AcrOrder, check_acr
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
 from engine.errors import InvalidInputError
@@ -81,6 +83,8 @@ def _grant(record: pb.Grant, name: Name, field: str) -> None:
             check_condition(record.condition)
         except PolicyError as error:
             raise InvalidInputError(f"{field}.condition", describe(error)) from None
+    if record.HasField("budget"):
+        check_budget(record.budget, f"{field}.budget")
     for text in ("reason", "owner", "ticket", "state_reason"):
         _text(getattr(record, text), f"{field}.{text}")
     if record.grant_class:
@@ -164,6 +168,11 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         _requirement(record.top_requirement, f"{field}.top_requirement", max_age_required=True)
     if record.HasField("risk_ceiling"):
         _percent(record.risk_ceiling, f"{field}.risk_ceiling")
+    if record.change_control.HasField("proposal_lifetime"):
+        where = f"{field}.change_control.proposal_lifetime"
+        wait_s = _seconds(record.change_control.proposal_lifetime, where)
+        if not MIN_LIFETIME_S <= wait_s <= MAX_LIFETIME_S:
+            raise InvalidInputError(where, f"{wait_s:g} s is not between {MIN_LIFETIME_S:g} s and {MAX_LIFETIME_S:g} s")
     if record.HasField("clock_skew"):
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 import click
-from sidestep.v1 import admin_pb2
+from sidestep.v1 import admin_pb2, audit_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
-from controlplane.cli.client import Client
-from controlplane.cli.failures import Failure
+from controlplane.cli.changes import Change, propose, proposed
+from controlplane.cli.client import Client, wrap
+from controlplane.cli.failures import REFUSED, Failure
 from controlplane.cli.manifests import Manifest
 from controlplane.cli.output import as_dict, at, print_data
 from controlplane.cli.policies import check_on_server
-from controlplane.cli.program import Leaf, pass_client
+from controlplane.cli.program import pass_client
 from engine.names import Collection
 
 
-@click.command(cls=Leaf)
+@click.command(cls=Change)
 @click.option(
     "--file", "-f", "files", type=click.File(encoding="utf-8"), multiple=True, required=True, help="File of documents."
 )
@@ -27,17 +28,25 @@ from engine.names import Collection
 def apply(client: Client, files: tuple[TextIO, ...], dry_run: bool) -> None:
     """Create or replace every resource in FILEs (`-`: stdin), in order.
 
-    All are read and checked before the first is written. Nothing is deleted.
+    All are read and checked before the first is written. Nothing is deleted. With --propose each resource that would change
+    becomes a proposal of its own.
     """
     read = [item for file in files for item in manifests.read(file, client.tenant_option)]
     brings_key = any(_is_fingerprint_key(manifest.record) for manifest in read)
     checked = [_check(client, manifest, brings_key=brings_key) for manifest in read]
+    if not dry_run and not client.propose:
+        _refuse_guarded(read, checked)
     results: list[dict[str, Any]] = []
     for manifest, rehearsed in zip(read, checked, strict=True):
+        if client.propose and not dry_run and rehearsed.changed:
+            results.append(_propose(client, manifest))
+            continue
         response = rehearsed if dry_run else _put(client, manifest, manifest.record)
         for warning in response.warnings:
             click.echo(f"warning: {manifest.record.name}: {warning}", err=True)
         word = ("changed" if response.changed else "unchanged") + (" (dry run)" if dry_run else "")
+        if response.guarded_by:
+            word += f", needs a second person ({', '.join(response.guarded_by)})"
         if client.output == "table":
             click.echo(f"{manifest.record.name} {word} {at(response.revision)}")
         answer = as_dict(response)
@@ -45,6 +54,22 @@ def apply(client: Client, files: tuple[TextIO, ...], dry_run: bool) -> None:
         results.append({"name": manifest.record.name, **answer})
     if client.output != "table":
         print_data(client, results)
+
+
+def _refuse_guarded(read: list[Manifest], checked: list[admin_pb2.PutResourceResponse]) -> None:
+    """Raises Failure if some of it would be refused, so that none of it is written."""
+    for manifest, rehearsed in zip(read, checked, strict=True):
+        if rehearsed.guarded_by:
+            where = f"{manifest.document.file}:{manifest.document.lines_before + 1}"
+            rules = ", ".join(rehearsed.guarded_by)
+            raise Failure(f"{where}: {manifest.record.name}: needs a second person ({rules}); use --propose", REFUSED)
+
+
+def _propose(client: Client, manifest: Manifest) -> dict[str, Any]:
+    response = propose(client, audit_pb2.CreateProposalRequest(put=wrap(manifest.record)))
+    if client.output == "table":
+        click.echo(proposed(response.proposal))
+    return {"name": manifest.record.name, "proposal": as_dict(response.proposal)}
 
 
 def _check(client: Client, manifest: Manifest, *, brings_key: bool) -> admin_pb2.PutResourceResponse:

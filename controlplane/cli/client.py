@@ -37,6 +37,10 @@ class Client:
         self.deadline_s = DEFAULT_DEADLINE_S
         self.operator_token_file: str | None = None
         self.actor: str | None = None
+        # Of commands that change something (controlplane.cli.changes).
+        self.propose = False
+        self.why = ""
+        self.ticket = ""
         self._channel: grpc.Channel | None = None
 
     def close(self) -> None:
@@ -68,7 +72,9 @@ class Client:
 
     def put(self, record: Any, *, validate_only: bool = False) -> admin_pb2.PutResourceResponse:
         """Creates or replaces a record."""
-        request = admin_pb2.PutResourceRequest(resource=wrap(record), validate_only=validate_only)
+        request = admin_pb2.PutResourceRequest(
+            resource=wrap(record), validate_only=validate_only, reason=self.why, ticket=self.ticket
+        )
         response: admin_pb2.PutResourceResponse = self.call("PutResource", request)
         return response
 
@@ -93,7 +99,9 @@ class Client:
 
     def delete(self, collection: Collection, record_id: str) -> pb.Revision:
         """Deletes a record; Failure with NOT_FOUND if there is none."""
-        request = admin_pb2.DeleteResourceRequest(name=self.name(collection, record_id))
+        request = admin_pb2.DeleteResourceRequest(
+            name=self.name(collection, record_id), reason=self.why, ticket=self.ticket
+        )
         response: admin_pb2.DeleteResourceResponse = self.call("DeleteResource", request)
         return response.revision
 

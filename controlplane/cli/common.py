@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from controlplane.cli.changes import Change, delete_record
 from controlplane.cli.client import Client
-from controlplane.cli.output import at as at_revision
-from controlplane.cli.output import show_record, show_records, show_result
+from controlplane.cli.output import show_record, show_records
 from controlplane.cli.program import Family, pass_client
 from engine.names import Collection
 
@@ -35,14 +35,8 @@ def add_list(group: Family, collection: Collection, nouns: str) -> None:
 def add_delete(group: Family, collection: Collection, noun: str) -> None:
     """Adds `delete ID`."""
 
-    @group.command("delete", help=f"Delete one {noun}.")
+    @group.command("delete", cls=Change, help=f"Delete one {noun}.")
     @click.argument("record_id", metavar="ID")
     @pass_client
     def _delete(client: Client, record_id: str) -> None:
         delete_record(client, collection, record_id)
-
-
-def delete_record(client: Client, collection: Collection, record_id: str) -> None:
-    """Deletes a record and says at which revision it is gone."""
-    revision = client.delete(collection, record_id)
-    show_result(client, revision, f"{client.name(collection, record_id)} deleted {at_revision(revision)}")

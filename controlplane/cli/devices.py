@@ -12,11 +12,12 @@ from sidestep.v1 import admin_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get
 from controlplane.cli.failures import NOT_FOUND, Failure, Fault, FileFailure
 from controlplane.cli.imports import run_import
-from controlplane.cli.output import show_put, show_records
+from controlplane.cli.output import show_records
 from controlplane.cli.program import Family, pass_client
 from controlplane.cli.values import INSTANT, assignments, exactly_one, label, set_time
 from engine.errors import InvalidInputError
@@ -34,7 +35,7 @@ add_get(device, Collection.DEVICES, "device")
 add_delete(device, Collection.DEVICES, "device")
 
 
-@device.command()
+@device.command(cls=Change)
 @click.argument("record_id", metavar="[ID]", required=False)
 @click.option("--subject", help="The subject it is known for.")
 @click.option("--jkt", default="", help="RFC 7638 thumbprint of the key it is bound to.")
@@ -62,7 +63,7 @@ def put(
     """Register a device for a subject, or replace it."""
     exactly_one({"ID": record_id, "--file": file})
     if file is not None:
-        show_put(client, client.put(manifests.read_one(file, client.tenant_option, "Device").record))
+        put_record(client, manifests.read_one(file, client.tenant_option, "Device").record)
         return
     assert record_id is not None
     record = pb.Device(
@@ -73,7 +74,7 @@ def put(
     )
     set_time(record.create_time, created)
     set_time(record.validate_time, validated)
-    show_put(client, client.put(record))
+    put_record(client, record)
 
 
 @device.command("list")
@@ -90,7 +91,7 @@ def list_devices(client: Client, prefix: str, limit: int | None, states: bool) -
 def _standing(name: str, trust: pb.DeviceTrust, explanation: str) -> None:
     """Adds the command that gives a device a standing."""
 
-    @device.command(name, help=explanation)
+    @device.command(name, cls=Change, help=explanation)
     @click.argument("record_id", metavar="ID")
     @click.option("--subject", help="Subject it is about.  [default: the registered device's]")
     @click.option("--reason", default="", help="Why.")
@@ -105,7 +106,7 @@ def _standing(name: str, trust: pb.DeviceTrust, explanation: str) -> None:
         state = pb.DeviceState(
             name=client.name(Collection.DEVICE_STATES, record_id), subject=subject, trust=trust, reason=reason
         )
-        show_put(client, client.put(state))
+        put_record(client, state)
 
 
 _standing("quarantine", pb.DEVICE_TRUST_QUARANTINED, "Block a device until it is restored.")

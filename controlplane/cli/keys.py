@@ -9,10 +9,10 @@ import click
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.jwk import check_jwk, jwk_from_pem
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get, add_list
 from controlplane.cli.failures import Failure
-from controlplane.cli.output import show_put
 from controlplane.cli.program import Family, pass_client
 from controlplane.cli.values import INSTANT, exactly_one, set_time
 from engine.names import Collection
@@ -31,7 +31,7 @@ add_list(key, Collection.KEYS, "keys")
 add_delete(key, Collection.KEYS, "key")
 
 
-@key.command()
+@key.command(cls=Change)
 @click.argument("record_id", metavar="ID")
 @click.option("--kind", type=click.Choice(list(_KINDS)), default="issuer", show_default=True, help="What it is for.")
 @click.option("--issuer", help="Issuer key: the `iss` it signs for.")
@@ -69,7 +69,7 @@ def add(
         raise Failure(f"--kind: a {kind} key has no --issuer, --jwk or --pem")
     set_time(record.start_time, starts)
     set_time(record.expire_time, expires)
-    show_put(client, client.put(record))
+    put_record(client, record)
 
 
 def _pick(data: bytes, key_id: str) -> str:

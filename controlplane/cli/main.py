@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
@@ -16,6 +17,7 @@ from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
 from controlplane.cli.policies import policy
 from controlplane.cli.program import Program
+from controlplane.cli.proposals import proposal
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
@@ -38,6 +40,7 @@ for command in (
     device,
     subject,
     grant,
+    access,
     signal,
     session,
     key,
@@ -46,6 +49,7 @@ for command in (
     sidecar,
     revisions,
     audit,
+    proposal,
     apply,
     evaluate,
     decisions,

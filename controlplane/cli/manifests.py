@@ -124,6 +124,10 @@ def dump(collection: Collection, record: Any) -> str:
     spec = json_format.MessageToDict(record)
     _, tenant, _, record_id = spec.pop("name").split("/")
     spec.pop("secret", None)
+    if isinstance(record, pb.Grant):
+        # What the control plane saw is not for a document to say.
+        for mark in ("requester", "approvals", "stateReason"):
+            spec.pop(mark, None)
     kind = record.DESCRIPTOR.name
     document = {
         "apiVersion": API_VERSION,

@@ -31,6 +31,7 @@ from engine.names import Collection
 # Off a terminal nothing is cut or wrapped, so that `grep` finds what a table shows.
 _WIDE = 400
 _COLOURS = {"ACTIVE": "green", "DISABLED": "red", "REVOKED": "red", "QUARANTINED": "yellow", "SUSPENDED": "yellow"}
+_COLOURS |= {"REQUESTED": "yellow", "APPROVED": "yellow", "LAPSED": "red", "EXPIRED": "red", "REJECTED": "red"}
 _COLOURS |= {"LOW": "green", "ELEVATED": "yellow", "HIGH": "red", "CRITICAL": "bold red"}
 
 Columns = Sequence[tuple[str, Callable[[Any], "str | Text"]]]
@@ -130,6 +131,11 @@ def coloured(word: str) -> Text:
     return Text(word, style=_COLOURS.get(word, ""))
 
 
+def state_name(state: int) -> str:
+    """The state of a grant, for people."""
+    return str(_enum(pb.GrantState, state))
+
+
 def instant(value: Timestamp) -> str:
     """A time for people; `-` if unset."""
     if value == Timestamp():
@@ -196,8 +202,9 @@ def _scope(grant: pb.Grant) -> str:
     return f"{kind}:{getattr(grant, kind)}" if kind else "-"
 
 
-def _requirement(requirement: pb.Requirement) -> str:
-    return f"{requirement.acr or '-'} within {span(requirement.max_age)}"
+def requirement(value: pb.Requirement) -> str:
+    """What is demanded or waived, for people."""
+    return f"{value.acr or '-'} within {span(value.max_age)}"
 
 
 _COLUMNS: dict[Collection, Columns] = {
@@ -211,9 +218,11 @@ _COLUMNS: dict[Collection, Columns] = {
         ("STATE", lambda grant: _enum(pb.GrantState, grant.state)),
         ("SCOPE", _scope),
         ("ACTIONS", lambda grant: " ".join(grant.actions)),
-        ("CEILING", lambda grant: _requirement(grant.ceiling)),
+        ("CEILING", lambda grant: requirement(grant.ceiling)),
         ("STARTS", lambda grant: instant(grant.start_time)),
         ("EXPIRES", lambda grant: instant(grant.expire_time)),
+        ("CLASS", lambda grant: grant.grant_class or "-"),
+        ("REVIEW", lambda grant: instant(grant.review_time)),
     ],
     Collection.SUBJECTS: [
         ("SUBJECT", _id),

@@ -9,11 +9,12 @@ import click
 from sidestep.v1 import admin_pb2
 
 from controlplane.cli import manifests
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_list
 from controlplane.cli.failures import Fault
 from controlplane.cli.manifests import Document, Manifest
-from controlplane.cli.output import print_json, show_put, show_record
+from controlplane.cli.output import print_json, show_record
 from controlplane.cli.program import Family, pass_client
 from controlplane.cli.values import label
 from engine.names import Collection
@@ -29,7 +30,7 @@ add_list(policy, Collection.POLICIES, "policies")
 add_delete(policy, Collection.POLICIES, "policy")
 
 
-@policy.command()
+@policy.command(cls=Change)
 @click.argument("files", metavar="FILE...", type=click.File(encoding="utf-8"), nargs=-1, required=True)
 @pass_client
 def put(client: Client, files: Iterable[TextIO]) -> None:
@@ -38,7 +39,7 @@ def put(client: Client, files: Iterable[TextIO]) -> None:
     for manifest in checked:
         check_on_server(client, manifest)
     for manifest in checked:
-        show_put(client, client.put(manifest.record))
+        put_record(client, manifest.record)
 
 
 @policy.command()

@@ -9,8 +9,8 @@ import click
 from sidestep.v1 import admin_pb2
 
 from controlplane.cli import manifests
+from controlplane.cli.changes import Change, delete_record
 from controlplane.cli.client import Client
-from controlplane.cli.common import delete_record
 from controlplane.cli.failures import Failure
 from controlplane.cli.imports import run_import
 from controlplane.cli.output import show_put, show_records
@@ -73,7 +73,7 @@ def list_signals(client: Client, kind: str | None, source: str | None, limit: in
     show_records(client, Collection.SIGNALS, records)
 
 
-@signal.command()
+@signal.command(cls=Change)
 @click.argument("kind", type=click.Choice(SIGNAL_KINDS))
 @click.argument("value")
 @click.option("--source", default="manual", show_default=True, help="Whose signal.")

@@ -9,10 +9,11 @@ from sidestep.v1 import admin_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get, add_list
 from controlplane.cli.failures import NOT_FOUND, Failure
-from controlplane.cli.output import as_dict, instant, print_data, print_table, show_put
+from controlplane.cli.output import as_dict, instant, print_data, print_table
 from controlplane.cli.program import Family, pass_client
 from controlplane.cli.values import INSTANT, exactly_one, set_time
 from engine.names import Collection
@@ -28,7 +29,7 @@ add_list(subject, Collection.SUBJECTS, "subjects")
 add_delete(subject, Collection.SUBJECTS, "subject")
 
 
-@subject.command()
+@subject.command(cls=Change)
 @click.argument("record_id", metavar="[ID]", required=False)
 @click.option("--role", "roles", multiple=True, help="Role; repeat for several.")
 @click.option("--method", "methods", multiple=True, help="Enrolled method (`webauthn`); repeat for several.")
@@ -46,7 +47,7 @@ def put(
     """Create a subject, or replace its roles and methods. Whether it is disabled stays as it was."""
     exactly_one({"ID": record_id, "--file": file})
     if file is not None:
-        show_put(client, client.put(manifests.read_one(file, client.tenant_option, "Subject").record))
+        put_record(client, manifests.read_one(file, client.tenant_option, "Subject").record)
         return
     assert record_id is not None
     record = client.find(Collection.SUBJECTS, record_id) or pb.Subject(
@@ -55,10 +56,10 @@ def put(
     record.roles[:] = roles
     record.methods[:] = methods
     set_time(record.recover_time, recovered)
-    show_put(client, client.put(record))
+    put_record(client, record)
 
 
-@subject.command()
+@subject.command(cls=Change)
 @click.argument("record_id", metavar="ID")
 @pass_client
 def disable(client: Client, record_id: str) -> None:
@@ -66,7 +67,7 @@ def disable(client: Client, record_id: str) -> None:
     _set_state(client, record_id, pb.SUBJECT_STATE_DISABLED)
 
 
-@subject.command()
+@subject.command(cls=Change)
 @click.argument("record_id", metavar="ID")
 @pass_client
 def enable(client: Client, record_id: str) -> None:
@@ -109,4 +110,4 @@ def hashes_of(client: Client, subject_id: str) -> list[admin_pb2.SubjectHash]:
 def _set_state(client: Client, record_id: str, state: pb.SubjectState) -> None:
     record = client.get(Collection.SUBJECTS, record_id)
     record.state = state
-    show_put(client, client.put(record))
+    put_record(client, record)

@@ -8,8 +8,9 @@ import click
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
-from controlplane.cli.output import show_put, show_record
+from controlplane.cli.output import show_record
 from controlplane.cli.program import Family, pass_client
 from engine.names import SINGLETON_ID, Collection
 
@@ -33,12 +34,12 @@ def get_settings(client: Client) -> None:
     show_record(client, client.get(Collection.SETTINGS, SINGLETON_ID))
 
 
-@settings.command("put")
+@settings.command("put", cls=Change)
 @click.argument("file", type=click.File(encoding="utf-8"))
 @pass_client
 def put_settings(client: Client, file: TextIO) -> None:
     """Replace the settings by the document in FILE (kind: Settings)."""
-    show_put(client, client.put(manifests.read_one(file, client.tenant_option, "Settings").record))
+    put_record(client, manifests.read_one(file, client.tenant_option, "Settings").record)
 
 
 @click.group(cls=Family)
@@ -53,7 +54,7 @@ def get_posture(client: Client) -> None:
     show_record(client, _current(client))
 
 
-@posture.command("set")
+@posture.command("set", cls=Change)
 @click.argument("level", type=click.Choice(list(_LEVELS), case_sensitive=False))
 @click.option("--reason", default="", help="Why.")
 @pass_client
@@ -62,10 +63,10 @@ def set_posture(client: Client, level: str, reason: str) -> None:
     record = _current(client)
     record.level = _LEVELS[level.lower()]
     record.reason = reason
-    show_put(client, client.put(record))
+    put_record(client, record)
 
 
-@posture.command("kill-switch")
+@posture.command("kill-switch", cls=Change)
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @click.option("--reason", default="", help="Why.")
 @pass_client
@@ -74,7 +75,7 @@ def kill_switch(client: Client, switch: str, reason: str) -> None:
     record = _current(client)
     record.exemptions_off = switch == "on"
     record.reason = reason
-    show_put(client, client.put(record))
+    put_record(client, record)
 
 
 def _current(client: Client) -> pb.Posture:

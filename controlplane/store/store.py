@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -20,6 +30,7 @@ from controlplane.store.commit import Values, write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
+from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import ensure_schema
 from controlplane.store.sidecars import SidecarTable
@@ -56,6 +67,7 @@ class Store:
         self._sidecars = SidecarTable(engine)
         self.journals = JournalTable(engine, self._writing)
         self.audit = AuditTable(engine, self._writing)
+        self.proposals = ProposalTable(engine, self._writing)
 
     @classmethod
     async def open(cls, url: str) -> Store:
@@ -136,17 +148,19 @@ class Store:
         *,
         expect: Mapping[tuple[int, str], bytes | None] | None = None,
         audit: Note | None = None,
+        also: Callable[[AsyncConnection, Committed], Awaitable[None]] | None = None,
     ) -> Committed:
         """Writes at most 1,000 records (3 MiB) in one transaction, with one new revision per lane that changes.
 
         Writes that change nothing are dropped; of two writes to one record the later counts. `expect` maps
         (collection, id) to the bytes a record must hold now, None for "no such record": ConflictError otherwise.
-        `audit` becomes an entry of the audit log in the same transaction, unless nothing changes.
+        `audit` becomes an entry of the audit log in the same transaction, unless nothing changes. `also` writes what else
+        belongs into it; what it raises undoes all.
         A tenant comes into being with its first commit. Durable when it returns; a cancelled caller does not interrupt
         it. Raises InvalidInputError beyond a limit or for a collection of no lane.
         """
         wanted = check_writes(tenant, writes)
-        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {}), audit))
+        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {}), audit, also))
 
     # Heads and the change log
 
@@ -265,9 +279,18 @@ class Store:
 
     # Transactions
 
-    async def _commit(self, tenant: str, wanted: Values, expect: Values, audit: Note | None) -> Committed:
+    async def _commit(
+        self,
+        tenant: str,
+        wanted: Values,
+        expect: Values,
+        audit: Note | None,
+        also: Callable[[AsyncConnection, Committed], Awaitable[None]] | None,
+    ) -> Committed:
         async with self._writing, self._transaction() as conn:
             committed = await write_commit(conn, tenant, wanted, expect, time.time(), audit)
+            if also is not None:
+                await also(conn, committed)
         if committed.changed:
             for on_commit in self._watchers:
                 on_commit(committed.heads.values())

@@ -15,9 +15,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.challenge import www_authenticate
-from engine.decision import Basis, Challenge, Decision, Outcome, Requirement
+from engine.decision import Basis, Challenge, Decision, Outcome, Requirement, Spend
 from engine.explain import Explanation
 from engine.facts import Data, Evidence, Facts
+from engine.money import from_nanos
 from engine.rules import TenantRules
 from sidecar.front.decision_id import id_text
 
@@ -91,6 +92,8 @@ class Answers:
         if kept is None or kept[0] is not rules:
             kept = self._kept[key] = rules, _message(facts.tenant, rules, decision, proved).SerializeToString()
         parts = [_ID_TAG, id_text(decision_id).encode(), kept[1], self._version(facts.data)]
+        if decision.spend is not None:
+            parts.append(_remaining(decision.spend))
         if explanation is not None:
             extra = decision_pb2.EvaluateResponse(explanation=_explanation(explanation))
             parts.append(extra.SerializeToString())
@@ -136,6 +139,17 @@ def _message(tenant: str, rules: TenantRules, decision: Decision, proved: bool) 
     if challenge is not None:
         message.challenge.CopyFrom(_challenge(challenge, rules, "DPoP" if proved else "Bearer"))
     return message
+
+
+def _remaining(spend: Spend) -> bytes:
+    """The field `remaining`, which differs from decision to decision."""
+    remaining = decision_pb2.GrantRemaining(count=None if spend.left_uses is None else max(0, spend.left_uses))
+    if spend.left_nanos is not None:
+        units, nanos = from_nanos(max(0, spend.left_nanos))
+        remaining.amount.CopyFrom(resources_pb2.Amount(currency=spend.currency, units=units, nanos=nanos))
+    if spend.expires_at is not None:
+        remaining.expire_time.FromNanoseconds(int(spend.expires_at * 1e9))
+    return decision_pb2.EvaluateResponse(remaining=remaining).SerializeToString()
 
 
 def _requirement(requirement: Requirement) -> decision_pb2.EffectiveRequirement | None:

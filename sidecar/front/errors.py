@@ -8,6 +8,7 @@ from engine.errors import InvalidInputError, SidestepError
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
 from sidecar.journal.segment import JournalError
+from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
 from sidecar.store.errors import NotLoadedError, UnreadableError
 
 
@@ -62,6 +63,9 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (JournalError, StatusCode.UNAVAILABLE),
     (UnrecordedError, StatusCode.UNAVAILABLE),
     (UnderWayError, StatusCode.UNAVAILABLE),
+    (UnknownDecisionError, StatusCode.NOT_FOUND),
+    (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
+    (ReservationsError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 

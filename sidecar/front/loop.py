@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -22,19 +23,18 @@ from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
 from sidecar.front.errors import TooLargeError, UnrecordedError
 from sidecar.front.faults import Faults
-from sidecar.front.health import HEALTH_SERVICE, Health, Watchers
+from sidecar.front.health import Health, Watchers
+from sidecar.front.methods import CHECK, EVALUATE, EVALUATE_BATCH, LIST, OTHERS, WATCH, OtherCall
 from sidecar.front.question import BatchQuestion, Pending, Question
 from sidecar.front.recorder import Recorder
 from sidecar.front.servicer import (
-    MAX_ENTRIES,
-    SERVICE,
     DecisionServicer,
     Verdict,
-    Wait,
     parse_batch,
     parse_request,
 )
-from sidecar.front.transport import WAKE_S, Call, Method, Transport
+from sidecar.front.transport import WAKE_S, Call, Transport
+from sidecar.lease.leases import Wait
 from sidecar.page import WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from sidecar.store.view import ReadView
@@ -50,24 +50,9 @@ DEADLINE_MARGIN_S: Final = 0.002
 PARK_S: Final = 0.05
 """Longest a call waits for its min_revision."""
 WAIT_S: Final = 0.03
-"""Longest a call waits for what else it cannot be decided without: the first call with its request_id."""
+"""Longest a call waits for what else it cannot be decided without: a slice of a budget, the first call with its request_id."""
 MAX_PARKED: Final = 256
 _PARK_POLL_S: Final = 0.001
-_BATCH_BYTES: Final = 4 << 20
-_HEALTH_BYTES: Final = 1024
-
-_EVALUATE, _EVALUATE_BATCH, _CHECK, _LIST, _WATCH = range(5)
-
-
-def methods(max_message_bytes: int) -> tuple[Method, ...]:
-    """What the loop serves, in the order of the method numbers it expects in calls."""
-    return (
-        Method(f"/{SERVICE}/Evaluate", max_message_bytes),
-        Method(f"/{SERVICE}/EvaluateBatch", max(max_message_bytes, min(MAX_ENTRIES * max_message_bytes, _BATCH_BYTES))),
-        Method(f"/{HEALTH_SERVICE}/Check", _HEALTH_BYTES),
-        Method(f"/{HEALTH_SERVICE}/List", _HEALTH_BYTES),
-        Method(f"/{HEALTH_SERVICE}/Watch", _HEALTH_BYTES, streaming=True),
-    )
 
 
 class WorkerLoop:
@@ -90,6 +75,7 @@ class WorkerLoop:
         max_message_bytes: int,
         strict: bool,
         admission: Admission | None = None,
+        others: Sequence[OtherCall] = (),
     ) -> None:
         self._transport = transport
         self._servicer = servicer
@@ -101,6 +87,7 @@ class WorkerLoop:
         self._max_message_bytes = max_message_bytes
         self._strict = strict
         self._admission = admission
+        self._others = others
         self._watchers = Watchers(health, transport)
         self._work: deque[Question] = deque()
         self._parked: list[Question] = []
@@ -141,18 +128,21 @@ class WorkerLoop:
     def _accept(self, call: Call) -> None:
         """Parses a call into work, or answers it at once if it is about health."""
         try:
-            if call.method == _EVALUATE:
+            if call.method == EVALUATE:
                 caller = self._admitted(call, "Evaluate")
                 self._work.append(_question(call, caller))
-            elif call.method == _EVALUATE_BATCH:
+            elif call.method == EVALUATE_BATCH:
                 caller = self._admitted(call, "EvaluateBatch")
                 self._work.append(self._batch_question(call, caller))
-            elif call.method == _CHECK:
+            elif call.method == CHECK:
                 self._transport.answer(call, self._health.check(call.payload))
-            elif call.method == _LIST:
+            elif call.method == LIST:
                 self._transport.answer(call, self._health.list())
-            else:
+            elif call.method == WATCH:
                 self._watchers.add(call)
+            else:
+                other = self._others[call.method - OTHERS]
+                self._transport.answer(call, other.answer(call.payload, self._admitted(call, other.rpc)))
         except Exception as error:
             self._fail(call, error)
 
@@ -342,8 +332,8 @@ class WorkerLoop:
             kept = self._recorder.record(
                 [item.verdict.record for item in pending], [question.record() for question in ended]
             )
+        self._servicer.recorded([item.verdict for item in pending[:kept]])
         for item in pending[:kept]:
-            self._servicer.recorded(item.verdict)
             if isinstance(item.question, BatchQuestion):
                 item.question.recorded += 1
         if not room or kept < len(pending):

@@ -9,10 +9,11 @@ import msgspec
 from sidestep.v1 import decision_pb2
 
 from sidecar.callers import Caller
-from sidecar.front.servicer import Verdict, Wait
+from sidecar.front.servicer import Verdict
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.front.transport import Call
 from sidecar.journal.record import BatchRecord
+from sidecar.lease.leases import Wait
 from sidecar.store.view import ReadView
 
 

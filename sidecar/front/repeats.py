@@ -24,13 +24,14 @@ _HASH_BYTES: Final = 16
 
 
 class Kept(msgspec.Struct, eq=False):
-    """One request that came with a `request_id`. `answer`: None until its record is in the journal; then never changed."""
+    """One request that came with a `request_id`. `answer`: None until its record is in the journal; then never changed.
+    `decision`: None if another worker is deciding it."""
 
     key: bytes
     content: bytes
     # By time.monotonic().
     until: float
-    decision: Decision
+    decision: Decision | None
     answer: bytes | None = None
     # It was taken back, or could not be recorded: the next one is the first.
     dropped: bool = False

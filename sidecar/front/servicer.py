@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,26 +14,27 @@ from engine.decide import decide, fail_safe
 from engine.decision import Basis, Code, Decision
 from engine.errors import InvalidInputError
 from engine.explain import explain
+from engine.facts import Facts
 from engine.names import check_tenant
+from engine.rules import TenantRules
 from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.answer import Answers
+from sidecar.front.budgets import Budgets, Decided, Spent, credited
 from sidecar.front.decision_id import DecisionIds
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.errors import UnderWayError
 from sidecar.front.repeats import Kept, Repeats, content_of, repeat_key, same
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
-from sidecar.guard.guards import Guards
+from sidecar.guard.guards import Examined, Guards
 from sidecar.journal.record import Record, encode_record
+from sidecar.lease.leases import Taken, Wait
 from sidecar.store.view import ReadView
 
 SERVICE: Final = "sidestep.v1.DecisionService"
 MAX_ENTRIES: Final = 100
 """Requests in one EvaluateBatch."""
-
-Wait = Callable[[], bool]
-"""Something a request has to wait for; tells whether that is over."""
 
 
 class Verdict(msgspec.Struct, eq=False, gc=False):
@@ -51,6 +52,10 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
     answer: bytes
     # What is remembered for repeats of the request, if it has an id.
     kept: Kept | None = None
+    # What it takes of a budget, until its record is in the journal; and whether its request was claimed for that.
+    taken: Taken | None = None
+    claimed: bool = False
+    decision_id: bytes = b""
     # The answer is an earlier one's, whose record is in the journal; there is none to be written.
     repeated: bool = False
 
@@ -59,7 +64,8 @@ class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
-    person. `repeats`, `guards`: shared by the loops of a worker.
+    person. `repeats`, `guards`, `budgets`: shared by the loops of a worker; without `budgets`, no grant with a budget
+    applies.
     """
 
     def __init__(
@@ -71,8 +77,10 @@ class DecisionServicer:
         disclosure: Disclosure | None = None,
         repeats: Repeats | None = None,
         guards: Guards | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
-        self._gatherer = Gatherer(config)
+        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held)
+        self._budgets = budgets
         self._clock = clock
         self._diagnose = diagnose
         self._disclosure = disclosure or Disclosure()
@@ -104,10 +112,10 @@ class DecisionServicer:
         if request.request_id:
             return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
         examined = self._guards.examine(gathered)
-        gathered = examined.gathered
-        decision = decide(gathered.facts, gathered.rules)
-        self._guards.learn(examined, decision)
-        return self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
+        found = self._decide(examined.gathered.facts, gathered.rules, request, patient)
+        if not isinstance(found, Decided):
+            return found
+        return self._taken(request, traceparent, caller, batch, examined, found, begun)
 
     def _evaluate_once(
         self,
@@ -120,37 +128,107 @@ class DecisionServicer:
         patient: bool,
     ) -> Verdict | Wait:
         """Decides a request that may be a repeat: then it gets the first one's answer, if it would be decided the same."""
-        who = "" if caller is None else caller.name
-        key = repeat_key(who, gathered.facts.tenant, request.subject.id, request.request_id)
+        facts, rules = gathered.facts, gathered.rules
+        key = repeat_key(_name(caller), facts.tenant, request.subject.id, request.request_id)
         content = content_of(request)
         first = self.repeats.find(key, content, time.monotonic())
+        if first is None and self._budgets is not None:
+            first = self._budgets.first(key, content, facts)
+            if first is not None and first.answer is None:
+                return _patiently(self._budgets.another(key), patient)
         if first is not None and first.answer is None:
-            return _patiently(first, patient)
+            return _patiently(first.settled, patient)
         examined = self._guards.examine(gathered)
         gathered = examined.gathered
-        decision = decide(gathered.facts, gathered.rules)
-        if first is not None and first.answer is not None and same(first.decision, decision):
-            duration_s = time.perf_counter() - begun
-            return Verdict(
-                request, traceparent, caller, batch, gathered, decision, duration_s, b"", first.answer, repeated=True
-            )
-        self._guards.learn(examined, decision)
-        verdict = self._verdict(request, traceparent, caller, batch, gathered, decision, begun)
-        verdict.kept = self.repeats.begin(key, content, decision, time.monotonic())
+        if first is not None and first.decision is not None and first.answer is not None:
+            decision = decide(credited(gathered.facts, first.decision.spend), rules)
+            if same(first.decision, decision):
+                took_s = time.perf_counter() - begun
+                return Verdict(
+                    request, traceparent, caller, batch, gathered, decision, took_s, b"", first.answer, repeated=True
+                )
+        found = self._decide(gathered.facts, rules, request, patient)
+        if not isinstance(found, Decided):
+            return found
+        verdict = self._taken(request, traceparent, caller, batch, examined, found, begun)
+        verdict.kept = self.repeats.begin(key, content, found.decision, time.monotonic())
         if verdict.kept is None:
+            self._undo(verdict)
             other = self.repeats.find(key, content, time.monotonic())
-            return (lambda: True) if other is None else _patiently(other, patient)
+            return (lambda: True) if other is None else _patiently(other.settled, patient)
+        if verdict.taken is not None and self._budgets is not None:
+            try:
+                verdict.claimed = self._budgets.claim(key, content)
+            finally:
+                if not verdict.claimed:
+                    self.unrecorded(verdict)
+            if not verdict.claimed:
+                return _patiently(self._budgets.another(key), patient)
         return verdict
 
-    def recorded(self, verdict: Verdict) -> None:
-        """Its record is in the journal, and it is about to be answered."""
-        if verdict.kept is not None:
-            verdict.kept.answer = verdict.answer
+    def _decide(
+        self, facts: Facts, rules: TenantRules, request: decision_pb2.EvaluateRequest, patient: bool
+    ) -> Decided | Wait:
+        if self._budgets is None:
+            return Decided(facts, decide(facts, rules), None)
+        return self._budgets.decide(facts, rules, request.subject.id, patient=patient)
+
+    def _taken(
+        self,
+        request: decision_pb2.EvaluateRequest,
+        traceparent: str,
+        caller: Caller | None,
+        batch: bytes,
+        examined: Examined,
+        found: Decided,
+        begun: float,
+    ) -> Verdict:
+        """The verdict of a decision that may have taken something of a budget."""
+        try:
+            self._guards.learn(examined, found.decision)
+            gathered = examined.gathered._replace(facts=found.facts)
+            verdict = self._verdict(request, traceparent, caller, batch, gathered, found.decision, begun)
+        except BaseException:
+            if found.taken is not None and self._budgets is not None:
+                self._budgets.undo(found.taken)
+            raise
+        verdict.taken = found.taken
+        return verdict
+
+    def recorded(self, verdicts: Sequence[Verdict]) -> None:
+        """Their records are in the journal, and they are about to be answered."""
+        spent = []
+        for verdict in verdicts:
+            kept, taken = verdict.kept, verdict.taken
+            if kept is not None:
+                kept.answer = verdict.answer
+            if taken is not None:
+                key, content = (kept.key, kept.content) if kept is not None else (b"", b"")
+                spent.append(
+                    Spent(
+                        taken,
+                        verdict.decision_id,
+                        verdict.decision,
+                        _name(verdict.caller),
+                        verdict.answer,
+                        key,
+                        content,
+                    )
+                )
+        if spent and self._budgets is not None:
+            self._budgets.commit(spent)
 
     def unrecorded(self, verdict: Verdict) -> None:
         """It has no record in the journal; it is answered otherwise, or not at all."""
+        self._undo(verdict)
         if verdict.kept is not None:
             self.repeats.drop(verdict.kept)
+
+    def _undo(self, verdict: Verdict) -> None:
+        if verdict.taken is not None and self._budgets is not None:
+            key = verdict.kept.key if verdict.kept is not None and verdict.claimed else b""
+            self._budgets.undo(verdict.taken, key)
+            verdict.taken = None
 
     def give_up(
         self,
@@ -223,7 +301,7 @@ class DecisionServicer:
             decision=decision,
             request_id=request.request_id,
             traceparent=kept_traceparent(traceparent),
-            caller="" if caller is None else caller.name,
+            caller=_name(caller),
             user_hash=hashed,
             user_id=user_id,
             client_address=self._disclosure.address(request.context.ip),
@@ -240,13 +318,18 @@ class DecisionServicer:
             duration_s,
             encode_record(record),
             self._answers.encode(decision_id, facts, rules, decision, explanation),
+            decision_id=decision_id,
         )
 
 
-def _patiently(first: Kept, patient: bool) -> Wait:
+def _patiently(wait: Wait, patient: bool) -> Wait:
     if not patient:
         raise UnderWayError
-    return first.settled
+    return wait
+
+
+def _name(caller: Caller | None) -> str:
+    return "" if caller is None else caller.name
 
 
 def parse_request(payload: bytes) -> decision_pb2.EvaluateRequest:

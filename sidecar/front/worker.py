@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from engine.errors import SidestepError
@@ -14,19 +15,24 @@ from engine.names import Lane
 from sidecar.clock import Clock
 from sidecar.config import Config
 from sidecar.front.admission import Admission
+from sidecar.front.budgets import Budgets
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.health import HEALTH_SERVICE, Health
-from sidecar.front.loop import WorkerLoop, methods
+from sidecar.front.loop import WorkerLoop
+from sidecar.front.methods import OtherCall, methods
 from sidecar.front.native import NativeTransport
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
 from sidecar.front.servicer import SERVICE, DecisionServicer
+from sidecar.front.settle import MAX_SETTLE_BYTES, Settler
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
 from sidecar.guard.guards import Guards
 from sidecar.guard.places import Places
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
+from sidecar.lease.client import LeaseClient, LeaseSettings
+from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
 
@@ -42,6 +48,8 @@ _STALL_S: Final = 2.0
 # The supervisor gives workers half of the grace; this much of it is for leaving.
 _LEAVE_S: Final = 1.0
 _FLUSH_S: Final = 0.1
+# How long what is left of budgets may take to be given back.
+_CLOSE_LEASES_S: Final = 0.5
 
 EXIT_CANNOT_START: Final = 1
 EXIT_LOOP_DIED: Final = 70
@@ -57,6 +65,9 @@ def run(
     """
     # Blocked rather than handled: the main thread takes them when it is ready to, and no other thread is interrupted.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    clock = clock or Clock()
+    reservations = _reservations(config, clock)
+    others = (OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),)
     transports: list[Transport] = []
     try:
         journal = SegmentWriter(
@@ -70,7 +81,7 @@ def run(
             transports.append(  # noqa: PERF401 - what is open already must be closed if the next one fails
                 _TRANSPORTS[config.transport](
                     listener.for_worker(index),
-                    methods(config.max_message_bytes),
+                    methods(config.max_message_bytes, others),
                     reflection=(SERVICE, HEALTH_SERVICE) if config.reflection else (),
                 )
             )
@@ -82,11 +93,31 @@ def run(
     places = Places(config.geo_file) if config.geo_file is not None else None
     if guards is None:
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
-    worker = _Worker(config, page, clock or Clock(), journal, transports, guards, places)
+    leases = None if reservations is None else _lease_client(config, clock, journal)
+    budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
+    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases)
     try:
         return worker.serve()
     finally:
         worker.close()
+        if reservations is not None:
+            reservations.close()
+
+
+def _reservations(config: Config, clock: Clock) -> Reservations | None:
+    """None: they cannot be used, which has been logged."""
+    try:
+        return Reservations(config.leases_dir, clock.boot_id())
+    except ReservationsError as error:
+        _log.error("leases: %s; no grant with a budget applies, and nothing can be settled", error)
+        return None
+
+
+def _lease_client(config: Config, clock: Clock, journal: SegmentWriter) -> LeaseClient:
+    settings = LeaseSettings(
+        config.leases_dir, journal.chain, clock.boot_id(), config.control_plane, config.sidecar_name
+    )
+    return LeaseClient(settings)
 
 
 class _Worker:
@@ -99,12 +130,16 @@ class _Worker:
         clock: Clock,
         journal: SegmentWriter,
         transports: list[Transport],
+        others: Sequence[OtherCall],
         guards: Guards,
         places: Places | None,
+        budgets: Budgets | None,
+        leases: LeaseClient | None,
     ) -> None:
         self._page = page
         self._clock = clock
         self._places = places
+        self._leases = leases
         self._tenant = config.tenant
         self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
         self._journal = journal
@@ -124,6 +159,7 @@ class _Worker:
                     diagnose=config.diagnose,
                     disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
                     guards=guards,
+                    budgets=budgets,
                     repeats=repeats,
                 ),
                 self._reader,
@@ -134,6 +170,7 @@ class _Worker:
                 max_message_bytes=config.max_message_bytes,
                 strict=config.journal_strict,
                 admission=self._admission,
+                others=others,
             )
             for transport in transports
         ]
@@ -153,6 +190,8 @@ class _Worker:
         gc.freeze()
         for thread in self._threads:
             thread.start()
+        if self._leases is not None:
+            self._leases.start()
         self._page.set_ports([transport.port for transport in self._transports])
         self._publish()
         while signal.sigtimedwait(_STOP, _TICK_S if self._health.loaded else _EAGER_TICK_S) is None:
@@ -170,6 +209,9 @@ class _Worker:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_LEAVE_S)
+        # A loop that hangs may have spent something just now: then the agent accounts for it, by the journal.
+        if self._leases is not None and not any(thread.is_alive() for thread in self._threads):
+            self._leases.close(_CLOSE_LEASES_S)
         self._recorder.settle()
         self._journal.close()
         self._reader.close()

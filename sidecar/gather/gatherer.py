@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -15,8 +15,10 @@ from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine import risk
 from engine.errors import SidestepError
+from engine.escrow import Account
 from engine.facts import (
     Authentication,
+    BudgetHeld,
     Candidate,
     Data,
     Evidence,
@@ -62,6 +64,10 @@ class GatherConfig:
     hard_stale_s: float
 
 
+# What is held of an account's budget; None: no slice was ever granted.
+Holdings = Callable[[Account], BudgetHeld | None]
+
+
 class _Loaded(NamedTuple):
     """What one read view says of a tenant as a whole: looked up once for all calls that share the view."""
 
@@ -88,10 +94,14 @@ class Gathered(NamedTuple):
 
 
 class Gatherer:
-    """Makes facts. One per worker loop: it holds caches, and is not thread-safe."""
+    """Makes facts. One per worker loop: it holds caches, and is not thread-safe.
 
-    def __init__(self, config: GatherConfig) -> None:
+    `holdings` tells what the loop holds of budgets; without it no grant with a budget applies.
+    """
+
+    def __init__(self, config: GatherConfig, holdings: Holdings | None = None) -> None:
         self._config = config
+        self._holdings = holdings
         self._tenants = TenantCache()
         self._tokens = TokenVerifier()
         self._devices = DeviceRecogniser()
@@ -159,6 +169,7 @@ class Gatherer:
             grants=grants,
             candidates=candidates,
             values=values,
+            amount=asked.amount if _counts_amounts(chain.from_iterable(possible)) else None,
         )
         return Gathered(facts, tenant.rules, secret, asked, shown.encoded, shown.fingerprint)
 
@@ -234,7 +245,10 @@ class Gatherer:
             grant = None if value is None else parse_grant(grant_id, value)
             if grant is not None:
                 draw = spot_draw(secret, asked.tenant, asked.subject, device_id, grant_id, day_of(now))
-                grants.append(drawn(grant, draw))
+                held = None
+                if grant.budget is not None and self._holdings is not None:
+                    held = self._holdings(Account(asked.tenant, grant_id, asked.subject))
+                grants.append(drawn(grant, draw, held))
         return tuple(grants)
 
 
@@ -268,6 +282,10 @@ def _parse_subject(value: bytes, claimed: tuple[str, ...], cut: bool) -> Subject
 def _reads_resource_id(rules: TenantRules, grants: Iterable[Grant]) -> bool:
     """Whether any condition reads the resource's id, which may name a person's account and is otherwise left out."""
     return rules.reads_resource_id or any(_RESOURCE_ID in grant.condition for grant in grants)
+
+
+def _counts_amounts(grants: Iterable[Grant]) -> bool:
+    return any(grant.budget is not None and grant.budget.counts_amounts for grant in grants)
 
 
 def _session(

@@ -6,11 +6,13 @@ import hmac
 from functools import lru_cache
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 from sidestep.v1 import resources_pb2
 
 from engine.classes import class_name
-from engine.facts import Grant, GrantScope
+from engine.facts import Budget, BudgetHeld, Grant, GrantScope
 from engine.lifecycle import counted
+from engine.money import MAX_BUDGET_NANOS, to_nanos
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -30,13 +32,13 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
     if record.ByteSize() != size:
         return None
     scope = record.WhichOneof("scope")
-    if (
-        record.HasField("budget")
-        or scope is None
-        or not record.HasField("ceiling")
-        or not record.ceiling.HasField("max_age")
-    ):
+    if scope is None or not record.HasField("ceiling") or not record.ceiling.HasField("max_age"):
         return None
+    budget = None
+    if record.HasField("budget"):
+        budget = parse_budget(record.budget)
+        if budget is None:
+            return None
     max_age = record.ceiling.max_age
     return Grant(
         id=grant_id,
@@ -51,11 +53,34 @@ def parse_grant(grant_id: str, value: bytes) -> Grant | None:
         grant_class=class_name(record.grant_class),
         review_at=moment(record.review_time, record.HasField("review_time")),
         approvals=counted(record.requester, (approval.actor for approval in record.approvals)),
+        budget=budget,
     )
 
 
-def drawn(grant: Grant, draw: float) -> Grant:
-    """The grant with its draw for this request."""
+def parse_budget(record: resources_pb2.Budget) -> Budget | None:
+    """A stored budget; None if it limits nothing or contradicts itself: then the grant exempts nobody."""
+    amounts = [getattr(record, field) if record.HasField(field) else None for field in ("max_amount", "max_per_use")]
+    currencies = {amount.currency for amount in amounts if amount is not None}
+    in_all, per_use = (None if amount is None else to_nanos(amount.units, amount.nanos) for amount in amounts)
+    if len(currencies) > 1 or any(
+        nanos is not None and not 0 < nanos <= MAX_BUDGET_NANOS for nanos in (in_all, per_use)
+    ):
+        return None
+    if not (amounts[0] or amounts[1] or record.max_count or record.HasField("max_elapsed")):
+        return None
+    elapsed = record.max_elapsed
+    return Budget(
+        max_uses=record.max_count or None,
+        max_nanos=in_all,
+        max_nanos_per_use=per_use,
+        currency=currencies.pop() if currencies else "",
+        max_elapsed_s=elapsed.seconds + elapsed.nanos / 1e9 if record.HasField("max_elapsed") else None,
+    )
+
+
+def drawn(grant: Grant, draw: float, held: BudgetHeld | None = None) -> Grant:
+    """The grant with its draw for this request, and what is held of its budget."""
+    budget = grant.budget
     return Grant(
         grant.id,
         grant.scope,
@@ -70,6 +95,7 @@ def drawn(grant: Grant, draw: float) -> Grant:
         grant.grant_class,
         grant.review_at,
         grant.approvals,
+        replace(budget, held=held) if budget is not None and held is not None else budget,
     )
 
 

@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import decision_pb2
 
 from engine.errors import InvalidInputError
-from engine.facts import Scalar
+from engine.facts import Amount, Scalar
+from engine.money import saturated, to_nanos
 from engine.names import check_action, check_id, check_tenant
 from engine.policy.model import RESERVED_ATTRIBUTES
 from sidecar.gather.dpop import DpopInput
@@ -44,6 +45,7 @@ class Checked(NamedTuple):
     asn: int | None
     country: str
     values: dict[str, Scalar]
+    amount: Amount | None
 
 
 def check(request: decision_pb2.EvaluateRequest, default_tenant: str) -> Checked:
@@ -79,6 +81,7 @@ def check(request: decision_pb2.EvaluateRequest, default_tenant: str) -> Checked
         asn=context.asn if context.HasField("asn") else None,
         country=_matching(_COUNTRY, context.country, "context.country", "an ISO 3166-1 alpha-2 code in upper case"),
         values=_values(request),
+        amount=_amount(context),
     )
 
 
@@ -160,6 +163,13 @@ def _values(request: decision_pb2.EvaluateRequest) -> dict[str, Scalar]:
     if context.HasField("attributes"):
         _add_attributes(context, values)
     return values
+
+
+def _amount(context: decision_pb2.Context) -> Amount | None:
+    """The amount, exact; checked with the values."""
+    if not context.HasField("amount"):
+        return None
+    return Amount(context.amount.currency, saturated(to_nanos(context.amount.units, context.amount.nanos)))
 
 
 def _add_attributes(context: decision_pb2.Context, values: dict[str, Scalar]) -> None:

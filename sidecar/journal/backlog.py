@@ -19,11 +19,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.journal.cursor import CursorFile, Tally, load_cursor, save_cursor
+from engine.decision import Spend
+from sidecar.journal.cursor import CursorFile, Spent, Tally, load_cursor, save_cursor
 from sidecar.journal.heads import Head
 from sidecar.journal.reader import Entry, Position, SegmentReader
+from sidecar.journal.record import spend_of
 from sidecar.journal.segment import JournalError, SegmentName, list_segments
 from sidecar.journal.span import UnreadableRecordError, encode_span
+from sidecar.lease.holders import HolderFiles
+from sidecar.lease.replay import begins_at
 from sidecar.page import AgentSlot, AgentWord
 
 DAMAGED = ".damaged"
@@ -54,11 +58,13 @@ class _Source(NamedTuple):
 
 @dataclass(slots=True)
 class _Reach:
-    """How far a batch gets in one segment: the place, how many of its records are in the batch, the last one's hash."""
+    """How far a batch gets in one segment: the place, how many of its records are in the batch, the last one's hash, and what
+    they spent, each with the number of its record."""
 
     position: Position
     count: int = 0
     head: bytes = b""
+    spends: list[tuple[int, Spend]] = field(default_factory=list)
 
 
 class Unsettled(NamedTuple):
@@ -109,6 +115,9 @@ class Backlog:
         # taken for delivered: their segments are removed only then.
         self._presumed = {name.chain for name in self._segments()} if cursor is None else set()
         self._unsaved = cursor is None
+        self._holders = HolderFiles(directory.parent / "leases")
+        if cursor is None and self.kind == Backlog.kind:
+            self._doubt()
 
     async def collect(self, max_records: int) -> Batch:
         """The next records; settle them before the next call, or rewind. Raises OSError."""
@@ -151,6 +160,8 @@ class Backlog:
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
+                # What they spent is in no cursor, and soon in no segment either.
+                self._condemn(batch.done)
             self._remove(batch.done)  # on a full disk, this is what makes room
         if batch.torn:
             self._slot.add(AgentWord.JOURNAL_TORN, batch.torn)
@@ -184,11 +195,27 @@ class Backlog:
         return dict(self._cursor.chains)
 
     def forget(self, chains: Iterable[str]) -> None:
-        """Drops the tallies of chains whose end was reported. Chains that still have segments are kept."""
-        present = {name.chain for name in self._segments()}
+        """Drops the tallies of chains whose end was reported. Chains that still have segments, or a holder, are kept."""
+        kept = {name.chain for name in self._segments()} | self._holders.open_chains()
         for chain in chains:
-            if chain not in present and self._cursor.chains.pop(chain, None) is not None:
+            if chain not in kept and self._cursor.chains.pop(chain, None) is not None:
                 self._unsaved = True
+
+    def spent(self, chain: str, holder: str) -> tuple[Tally, Spent, bool]:
+        """What is known of a holder's spends without reading the chain's segments: up to where they are settled, how much they
+        are, and whether that is exact."""
+        tally = self._cursor.chains.get(chain, Tally())
+        known = self._cursor.spent.get(holder, Spent(chain, {}))
+        return tally, Spent(chain, dict(known.slices)), not (tally.lost or tally.spooled)
+
+    def drop_spent(self) -> None:
+        """Forgets what was spent by holders whose files are gone: nobody will ask any more."""
+        if not self._cursor.spent:
+            return
+        known = {holder.header.holder for holder in self._holders.read()}
+        for holder in self._cursor.spent.keys() - known:
+            del self._cursor.spent[holder]
+            self._unsaved = True
 
     def size(self) -> int:
         """Bytes of records not yet settled."""
@@ -232,6 +259,7 @@ class Backlog:
             reader.position = Position(reader.position.offset + reader.rest(), head.records)
             self._cursor.segments[str(name)] = reader.position
             self._unsaved = True
+        self._condemn(copied.segments)
         await self.save()
         self._remove((*copied.segments, *copied.done))
         return count
@@ -275,6 +303,9 @@ class Backlog:
             reach = batch.reached[name] = _Reach(entry.after)
         reach.position, reach.head = entry.after, entry.hash
         reach.count += 1
+        spend = spend_of(entry.payload)
+        if spend is not None:
+            reach.spends.append((entry.sequence, spend))
         return True
 
     def _record(self, name: SegmentName, entry: Entry) -> tuple[str, Entry]:
@@ -288,6 +319,9 @@ class Backlog:
         if before.spooled or settled == before.settled:
             self._cursor.chains.setdefault(name.chain, before)
             return 0
+        for sequence, spend in reach.spends:
+            if sequence >= before.settled:
+                self._cursor.spent.setdefault(spend.holder, Spent(name.chain, {})).add(spend)
         fresh = min(reach.count, settled - before.settled)
         lost = settled - before.settled - fresh
         self._cursor.chains[name.chain] = msgspec.structs.replace(
@@ -328,6 +362,16 @@ class Backlog:
             return None
         source = self._sources[name] = _Source(name, reader)
         return source
+
+    def _doubt(self) -> None:
+        """Without a cursor, whatever records are gone may have spent something."""
+        for chain in self._holders.open_chains():
+            if begins_at(self._directory, chain) != 0:
+                self._holders.condemn(chain)
+
+    def _condemn(self, names: Iterable[SegmentName]) -> None:
+        for chain in {name.chain for name in names}:
+            self._holders.condemn(chain)
 
     def _remove(self, names: Iterable[SegmentName]) -> None:
         for name in names:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.decision import Spend
 from sidecar.journal.reader import Position
 from sidecar.journal.segment import sync_directory
 
@@ -37,11 +38,25 @@ class Tally(msgspec.Struct, frozen=True):
     spooled: int = 0
 
 
-class CursorFile(msgspec.Struct):
-    """`segments`: dealt with up to here. `chains`: the tally of every chain that has segments or is still to be reported."""
+class Spent(msgspec.Struct):
+    """What one holder's records spent that are settled, by the number of the slice: uses, and billionths of a currency's unit."""
+
+    chain: str
+    slices: dict[int, tuple[int, int, str]] = {}
+
+    def add(self, spend: Spend) -> None:
+        """Counts one more record."""
+        uses, nanos, _ = self.slices.get(spend.slice, (0, 0, ""))
+        self.slices[spend.slice] = (uses + spend.uses, nanos + spend.nanos, spend.currency)
+
+
+class CursorFile(msgspec.Struct, omit_defaults=True):
+    """`segments`: dealt with up to here. `chains`: the tally of every chain that has segments, is still to be reported, or has a
+    holder that is not closed. `spent`: by holder, in hexadecimal digits; only of records that are settled."""
 
     segments: dict[str, Position] = {}
     chains: dict[str, Tally] = {}
+    spent: dict[str, Spent] = {}
 
     def encode(self) -> bytes:
         """The file's content."""

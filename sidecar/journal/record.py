@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.decision import Decision
+from engine.decision import Decision, Spend
 from engine.facts import Facts
 from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
@@ -87,6 +87,31 @@ def encode_record(record: AnyRecord) -> bytes:
     if len(encoded) > _MAX_BYTES:
         raise JournalError(f"the record of a decision has {len(encoded)} bytes, {_MAX_BYTES} are possible")
     return encoded
+
+
+# Only what a spend was: everything else is skipped while decoding.
+
+
+class _Decision(msgspec.Struct, frozen=True, gc=False):
+    spend: Spend | None = None
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    decision: _Decision = _Decision()
+
+
+_SPENDER: msgspec.msgpack.Decoder[_Record] = msgspec.msgpack.Decoder(_Record)
+_SPEND_KEY = msgspec.msgpack.encode("spend")
+
+
+def spend_of(data: bytes) -> Spend | None:
+    """What an encoded record spent; None for one that spent nothing, and for bytes that are no record."""
+    if _SPEND_KEY not in data:
+        return None
+    try:
+        return _SPENDER.decode(data).decision.spend
+    except msgspec.MsgspecError:
+        return None
 
 
 def decode_record(data: bytes) -> AnyRecord:

@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidecar.journal.backlog import Backlog, file_size
-from sidecar.journal.cursor import Tally
+from sidecar.journal.cursor import Spent, Tally
 from sidecar.journal.export import Exporter
 from sidecar.journal.heads import Head, Heads
 from sidecar.journal.quarantine import Quarantine, quarantine_segments
 from sidecar.journal.segment import list_segments
 from sidecar.journal.sender import Sender
 from sidecar.journal.spool import copy_to_spool
+from sidecar.lease.replay import spent_in_all
 from sidecar.page import AgentSlot, AgentWord
 
 _CURSOR_EVERY_S = 1.0
@@ -106,6 +107,26 @@ class Shipper:
     def forget(self, chains: Iterable[str]) -> None:
         """Drops the tallies of chains that have ended, once their last state was reported; those with segments are kept."""
         self._backlog.forget(chains)
+
+    async def spent_by(self, chain: str, holder: str) -> Spent | None:
+        """What a holder spent in all, by the records of its chain, which has ended. None: it can never be told exactly. Raises
+        OSError: not now."""
+        while True:
+            tally, spent, exact = self._backlog.spent(chain, holder)
+            if not exact:
+                return None
+            try:
+                found = await asyncio.to_thread(spent_in_all, self._directory, chain, tally.settled, spent, holder)
+            except FileNotFoundError:
+                await asyncio.sleep(0)
+                continue
+            if self._backlog.spent(chain, holder)[0] == tally:
+                return found
+            # Records were settled, and perhaps removed, while they were read.
+
+    def drop_spent(self) -> None:
+        """Forgets what holders spent that are closed."""
+        self._backlog.drop_spent()
 
     def backlog_bytes(self) -> int:
         """Size of the records that are neither shipped nor set aside."""

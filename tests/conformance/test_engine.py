@@ -11,11 +11,14 @@ from engine.decide import decide, fail_safe
 from engine.decision import Code
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError
+from engine.escrow import Account
+from engine.facts import BudgetHeld
 from sidecar.gather.gatherer import GatherConfig, Gatherer, ScopeError
 from sidecar.guard.guards import Guards
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.reader import Reader
 from tests.conformance import requests
+from tests.conformance.leases import leases
 from tests.conformance.replica import Replica
 from tests.conformance.vectors import Vector, fixture, for_runner
 from tests.conformance.verdict import Verdict, differences, of_decision
@@ -34,12 +37,17 @@ class Engine:
                 default_tenant=base["default_tenant"],
                 soft_stale_s=parse_duration(base["soft_stale"]),
                 hard_stale_s=parse_duration(base["hard_stale"]),
-            )
+            ),
+            self._held,
         )
+        self._leases: dict[Account, BudgetHeld] = {}
 
     def close(self) -> None:
         self._reader.close()
         self.replica.close()
+
+    def _held(self, account: Account) -> BudgetHeld | None:
+        return self._leases.get(account)
 
     def answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         """The decision, or the error as (gRPC code, field)."""
@@ -50,6 +58,7 @@ class Engine:
 
     def _answer(self, vector: Vector) -> Verdict | tuple[str, str]:
         self.replica.change(vector)
+        self._leases = leases(vector)
         with self._reader.view() as view:
             tenant = vector.request.get("tenant", fixture()["default_tenant"])
             request = requests.build(vector, self.replica.head(tenant))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,8 @@ class Vector:
     journal_full: bool
     deadline_passed: bool
     only: str
+    # What is held of budgets, by grant.
+    leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Requests that came before, oldest first.
     before: tuple[Vector, ...] = ()
 
@@ -131,6 +133,7 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         return merge(merge(base, given.get(part, {})), case.get(part, {}))
 
     base = fixture()
+    leases = layered("leases", {})
     vector = Vector(
         id=f"{topic}::{case['name']}",
         now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
@@ -141,7 +144,9 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         min_revision=case.get("min_revision"),
         journal_full=case.get("journal_full", False),
         deadline_passed=case.get("deadline_passed", False),
-        only=case.get("runner", {}).get("only", ""),
+        # Only this process can be told what a worker holds of budgets.
+        only="engine" if leases else case.get("runner", {}).get("only", ""),
+        leases=leases,
     )
     earlier = [
         replace(vector, now=instant(past["at"], vector.now), request=merge(vector.request, past.get("request", {})))

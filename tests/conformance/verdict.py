@@ -9,7 +9,8 @@ from typing import Any
 from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.challenge import www_authenticate
-from engine.decision import Decision
+from engine.decision import Decision, Spend
+from engine.money import format_nanos
 from tests.conformance.vectors import Vector, instant
 
 _COARSE = {
@@ -40,6 +41,7 @@ class Verdict:
     requirement: dict[str, Any]
     shadows: list[dict[str, str]]
     coarse: str | None = None
+    spend: dict[str, Any] | None = None
 
 
 def of_decision(decision: Decision) -> Verdict:
@@ -72,6 +74,7 @@ def of_decision(decision: Decision) -> Verdict:
             {"policy": shadow.policy, "outcome": shadow.outcome.value, "basis": shadow.basis.value}
             for shadow in decision.shadows
         ],
+        spend=None if decision.spend is None else _spend(decision.spend),
     )
 
 
@@ -131,6 +134,7 @@ def differences(vector: Vector, actual: Verdict) -> list[str]:
         "challenge": challenge,
         "shadows": expect.get("shadows", []),
         "achieved": expect.get("achieved", ""),
+        "spend": _expected_spend(vector),
     }
     if "www_authenticate" in expect:
         wanted["www_authenticate"] = expect["www_authenticate"]
@@ -171,6 +175,29 @@ def _expected_requirement(vector: Vector) -> dict[str, Any]:
     stated = dict(vector.expect["requirement"])
     if "authenticated_after" in stated:
         stated["authenticated_after"] = instant(stated["authenticated_after"], vector.now).timestamp()
+    return stated
+
+
+def _spend(spend: Spend) -> dict[str, Any]:
+    shown: dict[str, Any] = {"uses": spend.uses, "period": spend.period}
+    if spend.currency:
+        shown["amount"] = format_nanos(spend.nanos, spend.currency)
+    if spend.left_uses is not None:
+        shown["left_uses"] = spend.left_uses
+    if spend.left_nanos is not None:
+        shown["left_amount"] = format_nanos(spend.left_nanos, spend.currency)
+    if spend.expires_at is not None:
+        shown["expires"] = spend.expires_at
+    return shown
+
+
+def _expected_spend(vector: Vector) -> dict[str, Any] | None:
+    stated = vector.expect.get("spend")
+    if stated is None:
+        return None
+    stated = dict(stated)
+    if "expires" in stated:
+        stated["expires"] = instant(stated["expires"], vector.now).timestamp()
     return stated
 
 

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc
+from sidestep.v1 import access_pb2_grpc, admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
+from controlplane.api.grants import AccessService
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.writing import Writer
 from controlplane.operators import Operators
+from controlplane.review.access import Reviewer
 from controlplane.store import Store
 
 T = TypeVar("T")
@@ -28,18 +32,22 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub`, `server.audit` and `server.reports` are blocking stubs. `operators`: path of an operators' file; without it,
-    development mode.
+    `server.stub`, `server.access`, `server.audit`, `server.proposals` and `server.reports` are blocking stubs. `operators`:
+    path of an operators' file; without it, development mode.
     """
 
     store: Store
     address: str
     stub: Any
+    access: Any
     audit: Any
+    proposals: Any
     reports: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
         self._operators_path = operators
+        # Grant id -> when it was last used, for AccessService.
+        self.last_used: dict[str, float] = {}
         self._url = f"sqlite+aiosqlite:///{folder}/admin.db"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -49,6 +57,8 @@ class AdminServer:
         self.run(self._start())
         self._channel = grpc.insecure_channel(self.address)
         self.stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.access = access_pb2_grpc.AccessServiceStub(self._channel)
+        self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
         return self
@@ -73,6 +83,9 @@ class AdminServer:
         """Serves again, on the same port."""
         self.run(self._serve(self.address))
 
+    async def _last_used(self, tenant: str) -> dict[str, float]:
+        return self.last_used
+
     async def _start(self) -> None:
         self.store = await Store.open(self._url)
         self.operators = Operators(self._operators_path) if self._operators_path else None
@@ -82,8 +95,12 @@ class AdminServer:
     async def _serve(self, listen: str) -> None:
         interceptors = [ErrorInterceptor(), IdentityInterceptor(self.operators, self.refusals)]
         self._server = grpc.aio.server(interceptors=interceptors, options=(("grpc.so_reuseport", 0),))
+        access = AccessService(self.store, Reviewer(self.store, self._last_used))
+        access_pb2_grpc.add_AccessServiceServicer_to_server(access, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store), self._server)
+        writer = Writer(self.store)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()

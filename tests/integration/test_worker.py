@@ -325,3 +325,13 @@ def test_answers_come_in_time_or_fail_safe(stock: Stock, tmp_path: Path) -> None
         assert response.basis == decision_pb2.BASIS_FAIL_SAFE
         assert time.monotonic() - begun < 2
         assert read_journal(tmp_path / "journal")[-1].facts.data.behind
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_was_never_spent_cannot_be_settled(stock: Stock, tmp_path: Path, transport: str) -> None:
+    with worker(tmp_path, SIDESTEP_TRANSPORT=transport) as started, asking(started.grpc) as stub:
+        decision = stub.Evaluate(exempted(), timeout=5).decision_id
+        for decision_id, code in ((decision, grpc.StatusCode.NOT_FOUND), ("x", grpc.StatusCode.INVALID_ARGUMENT)):
+            with pytest.raises(grpc.RpcError) as error:
+                stub.Settle(decision_pb2.SettleRequest(decision_id=decision_id, settlement=1), timeout=5)
+            assert error.value.code() is code  # type: ignore[attr-defined]

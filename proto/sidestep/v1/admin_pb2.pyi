@@ -13,24 +13,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PutResourceRequest(_message.Message):
-    __slots__ = ("resource", "validate_only")
+    __slots__ = ("resource", "validate_only", "reason", "ticket")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     resource: _resources_pb2.Resource
     validate_only: bool
-    def __init__(self, resource: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+    reason: str
+    ticket: str
+    def __init__(self, resource: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., validate_only: _Optional[bool] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class PutResourceResponse(_message.Message):
-    __slots__ = ("resource", "revision", "changed", "warnings")
+    __slots__ = ("resource", "revision", "changed", "warnings", "guarded_by")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    GUARDED_BY_FIELD_NUMBER: _ClassVar[int]
     resource: _resources_pb2.Resource
     revision: _resources_pb2.Revision
     changed: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, resource: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ..., changed: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    guarded_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, resource: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ..., changed: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., guarded_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetResourceRequest(_message.Message):
     __slots__ = ("name",)
@@ -69,10 +75,14 @@ class ListResourcesResponse(_message.Message):
     def __init__(self, resources: _Optional[_Iterable[_Union[_resources_pb2.Resource, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ...) -> None: ...
 
 class DeleteResourceRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "reason", "ticket")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    reason: str
+    ticket: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class DeleteResourceResponse(_message.Message):
     __slots__ = ("revision",)

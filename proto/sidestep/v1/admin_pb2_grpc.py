@@ -29,7 +29,8 @@ class AdminServiceStub:
     """One set of verbs for every collection (AIP-131 to 135). Names: see resources.proto.
 
     Errors: INVALID_ARGUMENT names the field (or line and column, for a policy); NOT_FOUND; ABORTED: etag does not match;
-    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %.
+    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %, or Settings.change_control demands a second person;
+    UNAUTHENTICATED, PERMISSION_DENIED: see docs/operations.md on operators.
     """
 
     def __init__(self, channel):
@@ -104,7 +105,8 @@ class AdminServiceServicer:
     """One set of verbs for every collection (AIP-131 to 135). Names: see resources.proto.
 
     Errors: INVALID_ARGUMENT names the field (or line and column, for a policy); NOT_FOUND; ABORTED: etag does not match;
-    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %.
+    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %, or Settings.change_control demands a second person;
+    UNAUTHENTICATED, PERMISSION_DENIED: see docs/operations.md on operators.
     """
 
     def PutResource(self, request, context):
@@ -265,7 +267,8 @@ class AdminService:
     """One set of verbs for every collection (AIP-131 to 135). Names: see resources.proto.
 
     Errors: INVALID_ARGUMENT names the field (or line and column, for a policy); NOT_FOUND; ABORTED: etag does not match;
-    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %.
+    FAILED_PRECONDITION: an import would shrink a collection by more than 20 %, or Settings.change_control demands a second person;
+    UNAUTHENTICATED, PERMISSION_DENIED: see docs/operations.md on operators.
     """
 
     @staticmethod

@@ -158,3 +158,307 @@ class AuditService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ProposalServiceStub:
+    """Changes that wait for a second person. What needs one: Settings.change_control.
+
+    Errors: as AuditService; NOT_FOUND; FAILED_PRECONDITION names the rule: the proposer approves, what was to be changed has changed
+    since, the proposal is decided or expired.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateProposal = channel.unary_unary(
+                '/sidestep.v1.ProposalService/CreateProposal',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.CreateProposalRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.CreateProposalResponse.FromString,
+                _registered_method=True)
+        self.GetProposal = channel.unary_unary(
+                '/sidestep.v1.ProposalService/GetProposal',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.GetProposalRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.GetProposalResponse.FromString,
+                _registered_method=True)
+        self.ListProposals = channel.unary_unary(
+                '/sidestep.v1.ProposalService/ListProposals',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.ListProposalsRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.ListProposalsResponse.FromString,
+                _registered_method=True)
+        self.ApproveProposal = channel.unary_unary(
+                '/sidestep.v1.ProposalService/ApproveProposal',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.ApproveProposalRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.ApproveProposalResponse.FromString,
+                _registered_method=True)
+        self.RejectProposal = channel.unary_unary(
+                '/sidestep.v1.ProposalService/RejectProposal',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.RejectProposalRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.RejectProposalResponse.FromString,
+                _registered_method=True)
+        self.WithdrawProposal = channel.unary_unary(
+                '/sidestep.v1.ProposalService/WithdrawProposal',
+                request_serializer=sidestep_dot_v1_dot_audit__pb2.WithdrawProposalRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_audit__pb2.WithdrawProposalResponse.FromString,
+                _registered_method=True)
+
+
+class ProposalServiceServicer:
+    """Changes that wait for a second person. What needs one: Settings.change_control.
+
+    Errors: as AuditService; NOT_FOUND; FAILED_PRECONDITION names the rule: the proposer approves, what was to be changed has changed
+    since, the proposal is decided or expired.
+    """
+
+    def CreateProposal(self, request, context):
+        """Checks a change like PutResource or DeleteResource and keeps it. Changes nothing yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProposal(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProposals(self, request, context):
+        """The newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveProposal(self, request, context):
+        """Makes the change, as a second person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectProposal(self, request, context):
+        """As a second person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawProposal(self, request, context):
+        """As the proposer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ProposalServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProposal,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.CreateProposalRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.CreateProposalResponse.SerializeToString,
+            ),
+            'GetProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProposal,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.GetProposalRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.GetProposalResponse.SerializeToString,
+            ),
+            'ListProposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProposals,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.ListProposalsRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.ListProposalsResponse.SerializeToString,
+            ),
+            'ApproveProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveProposal,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.ApproveProposalRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.ApproveProposalResponse.SerializeToString,
+            ),
+            'RejectProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectProposal,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.RejectProposalRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.RejectProposalResponse.SerializeToString,
+            ),
+            'WithdrawProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawProposal,
+                    request_deserializer=sidestep_dot_v1_dot_audit__pb2.WithdrawProposalRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_audit__pb2.WithdrawProposalResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'sidestep.v1.ProposalService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('sidestep.v1.ProposalService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ProposalService:
+    """Changes that wait for a second person. What needs one: Settings.change_control.
+
+    Errors: as AuditService; NOT_FOUND; FAILED_PRECONDITION names the rule: the proposer approves, what was to be changed has changed
+    since, the proposal is decided or expired.
+    """
+
+    @staticmethod
+    def CreateProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/CreateProposal',
+            sidestep_dot_v1_dot_audit__pb2.CreateProposalRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.CreateProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/GetProposal',
+            sidestep_dot_v1_dot_audit__pb2.GetProposalRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.GetProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProposals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/ListProposals',
+            sidestep_dot_v1_dot_audit__pb2.ListProposalsRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.ListProposalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/ApproveProposal',
+            sidestep_dot_v1_dot_audit__pb2.ApproveProposalRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.ApproveProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/RejectProposal',
+            sidestep_dot_v1_dot_audit__pb2.RejectProposalRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.RejectProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ProposalService/WithdrawProposal',
+            sidestep_dot_v1_dot_audit__pb2.WithdrawProposalRequest.SerializeToString,
+            sidestep_dot_v1_dot_audit__pb2.WithdrawProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

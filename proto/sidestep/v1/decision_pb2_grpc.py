@@ -48,6 +48,11 @@ class DecisionServiceStub:
                 request_serializer=sidestep_dot_v1_dot_decision__pb2.EvaluateBatchRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_decision__pb2.EvaluateBatchResponse.FromString,
                 _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/sidestep.v1.DecisionService/Settle',
+                request_serializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -72,6 +77,18 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Settle(self, request, context):
+        """Completes a decision that spent of a budget: what it permitted was carried out, or was not and the budget gets it back. For an
+        hour after the decision, by the caller that asked, in the same pod. What is never settled stays spent. Settling the same way
+        again changes nothing.
+
+        Errors: INVALID_ARGUMENT names the field; NOT_FOUND: no spend of this caller is known by that id (any more);
+        FAILED_PRECONDITION: it was settled the other way; UNAVAILABLE: try again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -84,6 +101,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.EvaluateBatch,
                     request_deserializer=sidestep_dot_v1_dot_decision__pb2.EvaluateBatchRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_decision__pb2.EvaluateBatchResponse.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -144,6 +166,33 @@ class DecisionService:
             '/sidestep.v1.DecisionService/EvaluateBatch',
             sidestep_dot_v1_dot_decision__pb2.EvaluateBatchRequest.SerializeToString,
             sidestep_dot_v1_dot_decision__pb2.EvaluateBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.DecisionService/Settle',
+            sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
+            sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
             options,
             channel_credentials,
             insecure,

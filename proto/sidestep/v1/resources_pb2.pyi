@@ -456,8 +456,26 @@ class FingerprintComponent(_message.Message):
     max_rise: int
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
 
+class ChangeControl(_message.Message):
+    __slots__ = ("policies", "keys", "settings", "posture", "kill_switch", "blocks", "proposal_lifetime")
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    POSTURE_FIELD_NUMBER: _ClassVar[int]
+    KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    policies: bool
+    keys: bool
+    settings: bool
+    posture: bool
+    kill_switch: bool
+    blocks: bool
+    proposal_lifetime: _duration_pb2.Duration
+    def __init__(self, policies: _Optional[bool] = ..., keys: _Optional[bool] = ..., settings: _Optional[bool] = ..., posture: _Optional[bool] = ..., kill_switch: _Optional[bool] = ..., blocks: _Optional[bool] = ..., proposal_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "change_control")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -469,6 +487,7 @@ class Settings(_message.Message):
     CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     GRANT_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_CONTROL_FIELD_NUMBER: _ClassVar[int]
     name: str
     acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
     issuers: _containers.RepeatedCompositeFieldContainer[Issuer]
@@ -480,7 +499,8 @@ class Settings(_message.Message):
     clock_skew: _duration_pb2.Duration
     update_time: _timestamp_pb2.Timestamp
     grant_classes: _containers.RepeatedCompositeFieldContainer[GrantClass]
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ...) -> None: ...
+    change_control: ChangeControl
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")

@@ -526,6 +526,7 @@ def test_public_names_are_frozen() -> None:
         "QuestionFields",
         "Reason",
         "Revision",
+        "SettleError",
         "SidestepClientError",
     }
     public = {name for name in vars(sidestep.client) if not name.startswith("_")}

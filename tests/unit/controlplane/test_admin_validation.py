@@ -283,7 +283,7 @@ BAD = [
 @pytest.mark.parametrize(("make", "change", "field"), BAD, ids=lambda item: getattr(item, "__name__", str(item)[:50]))
 def test_a_bad_field_is_refused_by_name(make: Callable[[], pb.Resource], change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInputError) as refusal:
-        complete(check(mutate(make, **change)), None, NOW)
+        complete(check(mutate(make, **change)), None, NOW, links={})
     assert refusal.value.field == field
 
 

@@ -10,6 +10,7 @@ from sidestep.v1 import decision_pb2
 
 from sidecar.clock import Clock
 from sidecar.front.admission import Admission
+from sidecar.front.budgets import Budgets
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.health import Health
 from sidecar.front.loop import WorkerLoop
@@ -19,6 +20,8 @@ from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import GatherConfig
 from sidecar.journal.record import AnyRecord, Record
 from sidecar.journal.segment import SegmentWriter, worker_name
+from sidecar.lease.client import LeaseClient, LeaseSettings
+from sidecar.lease.reservations import Reservations
 from sidecar.page import Page, WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from tests.fakes.desk import EVALUATE, Desk
@@ -42,6 +45,8 @@ class Rig:
         loaded: bool = True,
         disclosure: Disclosure | None = None,
         callers: Path | None = None,
+        control_plane: str = "",
+        reservations: Reservations | None = None,
     ) -> None:
         self.data = directory / "data"
         self._journal_max = journal_max
@@ -57,8 +62,19 @@ class Rig:
         clock = Clock()
         self.admission = None if callers is None else Admission(callers, self.slot)
         self.recorder = Recorder(self.journal, self.slot, clock)
+        self.leases: LeaseClient | None = None
+        self.reservations: Reservations | None = None
+        budgets = None
+        if control_plane:
+            leases_dir, boot = directory / "leases", clock.boot_id()
+            self.leases = LeaseClient(
+                LeaseSettings(leases_dir, self.journal.chain, boot, control_plane, "pod-1", report_s=0.05, idle_s=60.0)
+            )
+            self.leases.start()
+            self.reservations = reservations or Reservations(leases_dir, boot)
+            budgets = Budgets(self.leases.leases, self.reservations, clock)
         self.servicer = DecisionServicer(
-            GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure
+            GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure, budgets=budgets
         )
         self.loop = WorkerLoop(
             self.desk,
@@ -86,6 +102,9 @@ class Rig:
         if self._thread.ident is not None:
             self._thread.join(10)
             assert not self._thread.is_alive()
+        if self.leases is not None and self.reservations is not None:
+            self.leases.close(5.0)
+            self.reservations.close()
         self.reader.close()
         self.journal.close()
         self.page.close()

@@ -45,7 +45,11 @@ def test_callers_are_found_by_their_tokens(mount: Mount) -> None:
     assert callers.size == 2
     assert callers.warnings == ()
     payments, browsing = (callers.by_hash[token_hash(TOKENS[name])] for name in ("payments", "browsing"))
-    assert (payments.name, payments.diagnose, payments.rpcs) == ("payments", True, {"Evaluate", "EvaluateBatch"})
+    assert (payments.name, payments.diagnose, payments.rpcs) == (
+        "payments",
+        True,
+        {"Evaluate", "EvaluateBatch", "Settle"},
+    )
     assert (browsing.name, browsing.diagnose, browsing.rpcs) == ("browsing", False, {"Evaluate"})
     assert payments.may_ask_about("payments.transfer")
     assert not payments.may_ask_about("browse.items")
@@ -99,7 +103,10 @@ OTHER: dict[str, Any] = {"name": "other", "actions": ["*"], "tokens": ["/nowhere
         ({"tokens": ["payments-token-0123456789"]}, "callers[0].tokens[0]: not an absolute path"),
         ({"tokens": ["/run/tok\0en"]}, "callers[0].tokens[0]: not an absolute path"),
         ({"rpcs": []}, "callers[0].rpcs: "),
-        ({"rpcs": ["Evaluate", "Check"]}, "callers[0].rpcs[1]: Input should be 'Evaluate' or 'EvaluateBatch'"),
+        (
+            {"rpcs": ["Evaluate", "Check"]},
+            "callers[0].rpcs[1]: Input should be 'Evaluate', 'EvaluateBatch' or 'Settle'",
+        ),
         ({"actions": []}, "callers[0].actions: "),
         ({"actions": ["*", "pay*"]}, "callers[0].actions[1]: 'pay*': '*' stands alone or after a dot"),
         ({"actions": [""]}, "callers[0].actions[0]: must not be empty"),

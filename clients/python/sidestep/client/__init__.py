@@ -7,7 +7,7 @@ else answer with `decision.www_authenticate`. AsyncClient is the same for asynci
 from sidestep.client._aio import AsyncClient
 from sidestep.client._client import Client
 from sidestep.client._decision import Basis, ChallengeMethod, Decision, FailMode, Outcome, Reason
-from sidestep.client._errors import ClosedClientError, InvalidQuestionError, SidestepClientError
+from sidestep.client._errors import ClosedClientError, InvalidQuestionError, SettleError, SidestepClientError
 from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from sidestep.client._question import Authentication, Dpop, Question, QuestionFields, Revision
 
@@ -29,5 +29,6 @@ __all__ = [
     "QuestionFields",
     "Reason",
     "Revision",
+    "SettleError",
     "SidestepClientError",
 ]

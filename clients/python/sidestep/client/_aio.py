@@ -17,9 +17,13 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    SETTLE,
+    SETTLE_TIMEOUT_S,
     asked,
     check_settings,
     check_timeout,
+    settle_error,
+    to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
 from sidestep.client._trace import Metadata, trace_metadata
@@ -98,6 +102,20 @@ class AsyncClient:
             failure = from_failure(*_UNDECODABLE, self._fail_mode)
             return [failure for _ in questions]
         return from_batch_response(response, len(questions), self._fail_mode)
+
+    async def settle(self, decision: Decision | str, *, executed: bool, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        """As Client.settle(). Cancelling the task cancels the call."""
+        request = to_settle_request(decision, executed)
+        timeout_s, channel = self._begin(timeout_s)
+        call = channel.unary_unary(
+            SETTLE,
+            request_serializer=decision_pb2.SettleRequest.SerializeToString,
+            response_deserializer=decision_pb2.SettleResponse.FromString,
+        )
+        try:
+            await call(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.aio.AioRpcError as error:
+            raise settle_error(error.code(), error.details()) from error
 
     async def close(self) -> None:
         """Ends the connection; calls in flight are cancelled. May be called again."""

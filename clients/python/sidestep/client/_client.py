@@ -17,9 +17,13 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    SETTLE,
+    SETTLE_TIMEOUT_S,
     asked,
     check_settings,
     check_timeout,
+    settle_error,
+    to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
 from sidestep.client._trace import Metadata, trace_metadata
@@ -64,6 +68,12 @@ class Client:
             response_deserializer=decision_pb2.EvaluateBatchResponse.FromString,
         )
 
+        self._settle = self._channel.unary_unary(
+            SETTLE,
+            request_serializer=decision_pb2.SettleRequest.SerializeToString,
+            response_deserializer=decision_pb2.SettleResponse.FromString,
+        )
+
     def evaluate(
         self,
         question: Question | None = None,
@@ -104,6 +114,19 @@ class Client:
             failure = from_failure(*_status(error), self._fail_mode)
             return [failure for _ in questions]
         return from_batch_response(response, len(questions), self._fail_mode)
+
+    def settle(self, decision: Decision | str, *, executed: bool, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        """Tells what became of what a decision permitted: it was carried out, or it never will be and the grant's budget gets
+        back what was spent. For decisions by a grant with a budget, within an hour; telling it twice changes nothing.
+
+        Raises SettleError, ValueError for a decision that never came, ClosedClientError after close().
+        """
+        request = to_settle_request(decision, executed)
+        timeout_s = self._begin(timeout_s)
+        try:
+            self._settle(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.RpcError as error:
+            raise settle_error(*_status(error)) from error
 
     def close(self) -> None:
         """Ends the connection; calls in flight get the fail mode's decision. May be called again."""

@@ -21,3 +21,12 @@ class InvalidQuestionError(SidestepClientError, ValueError):
 
 class ClosedClientError(SidestepClientError):
     """The client was closed."""
+
+
+class SettleError(SidestepClientError):
+    """The decision could not be settled; it counts as spent. `retryable`: the sidecar did not answer, and trying again may help.
+    Otherwise it does not know the decision (any more), did not permit it to this caller, or it was settled the other way."""
+
+    def __init__(self, problem: str, *, retryable: bool) -> None:
+        super().__init__(problem)
+        self.retryable = retryable

@@ -6,16 +6,23 @@ import logging
 import math
 from typing import Final
 
-from sidestep.client._decision import FailMode
+import grpc
+from sidestep.client._decision import Decision, FailMode
+from sidestep.client._errors import SettleError
 from sidestep.client._question import Question, QuestionFields
+from sidestep.v1 import decision_pb2, lease_pb2
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:9191"
 """Where a sidecar listens unless told otherwise."""
 DEFAULT_TIMEOUT_S: Final = 0.25
 """How long a call may take, connecting included."""
 
+SETTLE_TIMEOUT_S: Final = 2.0
+"""How long settling may take unless it says otherwise: nobody waits for it as for a decision."""
+
 EVALUATE: Final = "/sidestep.v1.DecisionService/Evaluate"
 EVALUATE_BATCH: Final = "/sidestep.v1.DecisionService/EvaluateBatch"
+SETTLE: Final = "/sidestep.v1.DecisionService/Settle"
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A restarted sidecar is used at once: it is on this machine, so trying often costs nothing.
@@ -29,6 +36,8 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
+
+_RETRYABLE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _log = logging.getLogger("sidestep.client")
 
@@ -56,3 +65,17 @@ def asked(question: Question | None, fields: QuestionFields) -> Question:
     if fields:
         raise TypeError(f"the question is given already; not also as {', '.join(fields)}")
     return question
+
+
+def to_settle_request(decision: Decision | str, executed: bool) -> decision_pb2.SettleRequest:
+    """What settles a decision, given whole or by its id. ValueError for one that never came."""
+    decision_id = decision if isinstance(decision, str) else decision.decision_id
+    if not decision_id:
+        raise ValueError("decision: has no id, because no decision came")
+    settlement = lease_pb2.SETTLEMENT_EXECUTED if executed else lease_pb2.SETTLEMENT_CANCELLED
+    return decision_pb2.SettleRequest(decision_id=decision_id, settlement=settlement)
+
+
+def settle_error(code: grpc.StatusCode, details: str | None) -> SettleError:
+    """Why a decision could not be settled."""
+    return SettleError(f"{code.name}: {details or ''}", retryable=code in _RETRYABLE)

@@ -1,0 +1,140 @@
+"""The table of proposals: changes that wait for a second person. A proposal and its audit entry commit together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from sidestep.v1 import audit_pb2
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    LargeBinary,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from controlplane.audit import Note
+from controlplane.errors import NotFoundError, RefusedError
+from controlplane.store.audit import Result, append_entry
+from controlplane.store.dialect import for_writing, translated_errors
+from controlplane.store.model import Committed
+from controlplane.store.tables import METADATA
+
+# `pending`: not decided yet, be it expired. `proposal` is an encoded sidestep.v1.Proposal, secrets of what it puts included.
+PROPOSALS = Table(
+    "proposals",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    # Rises; orders them.
+    Column("number", BigInteger, nullable=False),
+    Column("pending", Boolean, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("proposal", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("proposals_order", PROPOSALS.c.tenant, PROPOSALS.c.number)
+
+MAX_PENDING: Final = 1_000
+"""Proposals of one tenant that wait."""
+KEPT_S: Final = 90 * 86_400.0
+"""How long a decided or expired one can be looked at. The audit log tells of it for good."""
+
+
+class ProposalTable:
+    """Proposals by (tenant, id). All methods raise StoreError when the database fails."""
+
+    def __init__(self, engine: AsyncEngine, writing: asyncio.Lock) -> None:
+        self._engine = engine
+        self._writer = for_writing(engine)
+        self._writing = writing
+
+    async def add(self, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal, note: Note) -> None:
+        """Keeps a proposal and enters it in the audit log; forgets old ones. Durable when it returns.
+
+        Raises RefusedError if too many wait.
+        """
+        now = time.time()
+        of_tenant = PROPOSALS.c.tenant == tenant
+        waiting = select(func.count()).where(of_tenant, PROPOSALS.c.pending, PROPOSALS.c.expires_at > now)
+        with translated_errors():
+            async with self._writing, self._writer.begin() as conn:
+                if (await conn.scalar(waiting) or 0) >= MAX_PENDING:
+                    raise RefusedError(f"{MAX_PENDING} proposals are waiting already")
+                # What expires later than it is decided is kept that little longer.
+                await conn.execute(delete(PROPOSALS).where(of_tenant, PROPOSALS.c.expires_at < now - KEPT_S))
+                last = await conn.scalar(select(func.max(PROPOSALS.c.number)).where(of_tenant)) or 0
+                row = {
+                    "tenant": tenant,
+                    "id": proposal_id,
+                    "number": last + 1,
+                    "pending": True,
+                    "expires_at": proposal.expire_time.ToNanoseconds() / 1e9,
+                    "proposal": proposal.SerializeToString(),
+                }
+                await conn.execute(insert(PROPOSALS), row)
+                await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), now)
+
+    async def get(self, tenant: str, proposal_id: str) -> audit_pb2.Proposal:
+        """A proposal. Raises NotFoundError."""
+        query = select(PROPOSALS.c.proposal).where(PROPOSALS.c.tenant == tenant, PROPOSALS.c.id == proposal_id)
+        with translated_errors():
+            async with self._engine.connect() as conn:
+                value = await conn.scalar(query)
+        if value is None:
+            raise NotFoundError(f"tenants/{tenant}/proposals/{proposal_id}")
+        return audit_pb2.Proposal.FromString(value)
+
+    async def list(
+        self, tenant: str, before: int, limit: int, now: float, *, pending_only: bool
+    ) -> list[tuple[int, audit_pb2.Proposal]]:
+        """At most `limit` proposals with their numbers, the newest first, below number `before` (0: from the newest)."""
+        query = select(PROPOSALS.c.number, PROPOSALS.c.proposal).where(PROPOSALS.c.tenant == tenant)
+        if before:
+            query = query.where(PROPOSALS.c.number < before)
+        if pending_only:
+            query = query.where(PROPOSALS.c.pending, PROPOSALS.c.expires_at > now)
+        with translated_errors():
+            async with self._engine.connect() as conn:
+                rows = await conn.execute(query.order_by(PROPOSALS.c.number.desc()).limit(limit))
+                return [(number, audit_pb2.Proposal.FromString(value)) for number, value in rows]
+
+    async def close(self, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal, note: Note) -> None:
+        """Ends a proposal without a change, and enters it in the audit log. Raises RefusedError if it is ended already."""
+        with translated_errors():
+            async with self._writing, self._writer.begin() as conn:
+                await _end(conn, tenant, proposal_id, proposal)
+                await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), time.time())
+
+    def closing(
+        self, tenant: str, proposal_id: str, finished: Callable[[Committed], audit_pb2.Proposal]
+    ) -> Callable[[AsyncConnection, Committed], Awaitable[None]]:
+        """What belongs into the commit of an approved change: it ends the proposal, or undoes all if that is ended already."""
+
+        async def also(conn: AsyncConnection, committed: Committed) -> None:
+            await _end(conn, tenant, proposal_id, finished(committed))
+
+        return also
+
+
+async def _end(conn: AsyncConnection, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal) -> None:
+    values: dict[str, Any] = {"pending": False, "proposal": proposal.SerializeToString()}
+    ended = await conn.execute(
+        update(PROPOSALS)
+        .where(PROPOSALS.c.tenant == tenant, PROPOSALS.c.id == proposal_id, PROPOSALS.c.pending)
+        .values(**values)
+    )
+    if ended.rowcount != 1:
+        raise RefusedError(f"tenants/{tenant}/proposals/{proposal_id}: was decided meanwhile")

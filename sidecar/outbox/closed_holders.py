@@ -1,0 +1,96 @@
+"""Closes holders whose workers have died: tells the control plane all they spent, by the journal, so that the rest comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final, Protocol
+
+import grpc
+from sidestep.v1 import lease_pb2 as pb
+
+from engine.escrow import Account, Room, Standing
+from sidecar.journal.cursor import Spent
+from sidecar.lease.client import CLOSE_HOLDER
+from sidecar.lease.holders import Holder, HolderFiles
+from sidecar.lease.wire import close_requests
+from sidecar.outbox.upward import Upward
+
+LOOK_EVERY_S: Final = 0.25
+"""How often it is looked for them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """What knows the spends; a Shipper is one."""
+
+    async def spent_by(self, chain: str, holder: str) -> Spent | None:
+        """What a holder spent in all; None: it can never be told. Raises OSError."""
+
+    def drop_spent(self) -> None:
+        """Forgets what holders spent that are closed."""
+
+
+class HolderCloser:
+    """Runs in the agent. `directory`: of the holder files. `boot`: see Clock.boot_id."""
+
+    def __init__(self, journal: Journal, directory: Path, boot: str, upward: Upward) -> None:
+        self._journal = journal
+        self._files = HolderFiles(directory)
+        self._boot = boot
+        self._upward = upward
+
+    async def run(self) -> None:
+        """Closes what there is to be closed, until cancelled."""
+        while True:
+            pause_s = LOOK_EVERY_S
+            try:
+                pause_s = max(pause_s, await self.step())
+            except OSError as error:
+                _log.error("leases: %s", error)
+            await asyncio.sleep(pause_s)
+
+    async def step(self) -> float:
+        """Closes all that can be. Returns how long to wait before the next try, seconds. Raises OSError."""
+        pause_s = 0.0
+        for holder in self._files.read():
+            if not holder.alive:
+                pause_s = max(pause_s, await self._close(holder))
+        self._journal.drop_spent()
+        return pause_s
+
+    async def _close(self, holder: Holder) -> float:
+        header = holder.header
+        spent = await self._journal.spent_by(header.chain, header.holder) if holder.trusted(self._boot) else None
+        named = None if spent is None else _standings(holder, spent)
+        if named is None:
+            _log.warning("leases: what holder %s spent cannot be told: its slices count as spent", header.holder)
+            holder.path.unlink(missing_ok=True)
+            return 0.0
+        standings, currencies = named
+        tenants = sorted({account.tenant for account in holder.accounts.values()})
+        for request in close_requests(header.holder, self._upward.sidecar, standings, tenants, currencies):
+            try:
+                await self._upward.call(CLOSE_HOLDER, request, pb.CloseHolderResponse)
+            except grpc.aio.AioRpcError as error:
+                return self._upward.failed(error)
+        holder.path.unlink(missing_ok=True)
+        _log.info("leases: closed a holder of %s", header.chain)
+        return 0.0
+
+
+def _standings(holder: Holder, spent: Spent) -> tuple[list[Standing], dict[Account, str]] | None:
+    """The holder's totals, and the currencies of its accounts. None: something was spent of an account the file does not name."""
+    standings: list[Standing] = []
+    currencies: dict[Account, str] = {}
+    for number, (uses, nanos, currency) in sorted(spent.slices.items()):
+        named = holder.accounts.get(number)
+        if named is None or not named.grant:
+            return None
+        account = Account(named.tenant, named.grant, named.subject)
+        standings.append(Standing(account, named.period, spent=Room(uses, nanos)))
+        if currency:
+            currencies[account] = currency
+    return standings, currencies

@@ -1,0 +1,421 @@
+"""Which changes need a second person: as a table, and that none gets round it through the admin API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from sidestep.v1 import admin_pb2 as api
+from sidestep.v1 import audit_pb2
+from sidestep.v1 import resources_pb2 as pb
+
+from controlplane.audit import verify
+from controlplane.changecontrol import RULES, Change, concerns, guarded
+from engine.names import Collection
+from tests.fakes.admin import AdminServer
+from tests.fakes.operators import OperatorFiles, bearer, said
+
+NOW = 1_800_000_000.0
+ALL = pb.ChangeControl(policies=True, keys=True, settings=True, posture=True, kill_switch=True, blocks=True)
+ALICE, BOB = said("alice"), said("bob")
+
+
+def posture(level: str, off: bool = False) -> pb.Posture:
+    return pb.Posture(name="tenants/acme/postures/default", level=f"POSTURE_LEVEL_{level}", exemptions_off=off)
+
+
+def subject(state: str) -> pb.Subject:
+    return pb.Subject(name="tenants/acme/subjects/mallory", state=f"SUBJECT_STATE_{state}")
+
+
+def standing(trust: str, of: str = "mallory") -> pb.DeviceState:
+    return pb.DeviceState(name="tenants/acme/deviceStates/d1", subject=of, trust=f"DEVICE_TRUST_{trust}")
+
+
+def session(expire_in_s: float) -> pb.RevokedSession:
+    record = pb.RevokedSession(name="tenants/acme/revokedSessions/s1")
+    record.expire_time.FromNanoseconds(int((NOW + expire_in_s) * 1e9))
+    return record
+
+
+def settings(**control: Any) -> pb.Settings:
+    return pb.Settings(name="tenants/acme/settings/default", change_control=pb.ChangeControl(**control))
+
+
+def rules(collection: Collection, before: Any, after: Any, control: pb.ChangeControl = ALL, **more: Any) -> list[str]:
+    found = guarded(control, Change(collection, before, after, **more), NOW)
+    assert not found or concerns(control, collection)
+    return [rule.removeprefix("change_control.") for rule in found]
+
+
+POSTURES, STATES, SESSIONS = Collection.POSTURES, Collection.DEVICE_STATES, Collection.REVOKED_SESSIONS
+
+
+@pytest.mark.parametrize(
+    ("collection", "before", "after", "expected"),
+    [
+        (POSTURES, None, posture("HIGH"), []),
+        (POSTURES, posture("LOW"), posture("CRITICAL", off=True), []),
+        (POSTURES, posture("HIGH"), posture("HIGH"), []),
+        (POSTURES, posture("HIGH"), posture("ELEVATED"), ["posture"]),
+        (POSTURES, posture("CRITICAL"), posture("HIGH", off=True), ["posture"]),
+        (POSTURES, posture("HIGH"), None, ["posture"]),
+        (POSTURES, pb.Posture(), posture("HIGH"), ["posture"]),
+        (POSTURES, posture("LOW", off=True), posture("LOW"), ["kill_switch"]),
+        (POSTURES, posture("LOW", off=True), posture("HIGH"), ["kill_switch"]),
+        (POSTURES, posture("HIGH", off=True), None, ["posture", "kill_switch"]),
+        (POSTURES, posture("LOW"), posture("LOW", off=True), []),
+        (Collection.SUBJECTS, subject("DISABLED"), subject("ACTIVE"), ["blocks"]),
+        (Collection.SUBJECTS, subject("DISABLED"), None, ["blocks"]),
+        (Collection.SUBJECTS, subject("UNSPECIFIED"), subject("ACTIVE"), ["blocks"]),
+        (Collection.SUBJECTS, subject("DISABLED"), subject("DISABLED"), []),
+        (Collection.SUBJECTS, subject("ACTIVE"), subject("DISABLED"), []),
+        (Collection.SUBJECTS, subject("ACTIVE"), None, []),
+        (Collection.SUBJECTS, None, subject("ACTIVE"), []),
+        (STATES, standing("QUARANTINED"), standing("ACTIVE"), ["blocks"]),
+        (STATES, standing("QUARANTINED"), None, ["blocks"]),
+        (STATES, standing("UNSPECIFIED"), standing("ACTIVE"), ["blocks"]),
+        (STATES, standing("REVOKED"), standing("QUARANTINED"), ["blocks"]),
+        (STATES, standing("REVOKED"), standing("REVOKED", of="dummy"), ["blocks"]),
+        (STATES, standing("QUARANTINED"), standing("REVOKED"), []),
+        (STATES, standing("ACTIVE"), standing("QUARANTINED"), []),
+        (STATES, standing("ACTIVE"), None, []),
+        (STATES, None, standing("ACTIVE"), []),
+        (SESSIONS, session(60), None, ["blocks"]),
+        (SESSIONS, session(60), session(59), ["blocks"]),
+        (SESSIONS, session(60), session(61), []),
+        (SESSIONS, session(0), None, []),
+        (SESSIONS, None, session(60), []),
+        (Collection.POLICIES, None, pb.Policy(), ["policies"]),
+        (Collection.POLICIES, pb.Policy(), None, ["policies"]),
+        (Collection.KEYS, pb.Key(), pb.Key(issuer="x"), ["keys"]),
+        (Collection.KEYS, pb.Key(), None, ["keys"]),
+        (Collection.GRANTS, pb.Grant(), None, []),
+        (Collection.SIGNALS, pb.Signal(), None, []),
+        (Collection.POLICIES, None, None, []),
+    ],
+)
+def test_what_needs_a_second_person(collection: Collection, before: Any, after: Any, expected: list[str]) -> None:
+    assert rules(collection, before, after) == expected
+    assert rules(collection, before, after, pb.ChangeControl()) == []
+    for rule in expected:
+        assert rules(collection, before, after, pb.ChangeControl(**{rule: True})) == [rule]
+
+
+def test_a_blocked_device_keeps_what_it_is_known_by() -> None:
+    before, after = pb.Device(subject="mallory", jkt="a"), pb.Device(subject="mallory", jkt="b")
+    for trust in ("QUARANTINED", "REVOKED", "UNSPECIFIED"):
+        assert rules(Collection.DEVICES, before, after, twin=standing(trust)) == ["blocks"]
+        assert rules(Collection.DEVICES, before, None, twin=standing(trust)) == ["blocks"]
+        assert rules(Collection.DEVICES, before, before, twin=standing(trust)) == []
+    assert rules(Collection.DEVICES, before, after, twin=standing("ACTIVE")) == []
+    assert rules(Collection.DEVICES, before, after) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_change_control_cannot_be_weakened_alone_whatever_it_guards(rule: str) -> None:
+    control = pb.ChangeControl(**{rule: True})
+    others = ["settings"] if rule == "settings" else []
+    for after in (None, settings(), settings(**{other: True for other in RULES if other != rule})):
+        assert rules(Collection.SETTINGS, settings(**{rule: True}), after, control) == [*others, "change_control"]
+    stronger = settings(**dict.fromkeys(RULES, True))
+    assert rules(Collection.SETTINGS, settings(**{rule: True}), stronger, control) == others
+    longer = settings(**{rule: True}, proposal_lifetime=Duration(seconds=8 * 86400))
+    assert rules(Collection.SETTINGS, settings(**{rule: True}), longer, control) == [*others, "change_control"]
+    shorter = settings(**{rule: True}, proposal_lifetime=Duration(seconds=3600))
+    assert rules(Collection.SETTINGS, settings(**{rule: True}), shorter, control) == others
+
+
+def test_without_change_control_settings_are_free() -> None:
+    assert rules(Collection.SETTINGS, settings(), None, pb.ChangeControl()) == []
+    assert rules(Collection.SETTINGS, None, settings(policies=True), pb.ChangeControl()) == []
+
+
+# Through the admin API
+
+SOURCE = """apiVersion: sidestep.dev/v1
+kind: Policy
+metadata: {name: payments, tenant: acme}
+spec:
+  match: {actions: ["payments.*"]}
+  require: {acr: nist-aal2, maxAge: 12h}
+"""
+POLICY = pb.Policy(name="tenants/acme/policies/payments", source=SOURCE)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[AdminServer]:
+    with AdminServer(tmp_path) as running:
+        yield running
+
+
+def put(server: AdminServer, metadata: Any = ALICE, validate_only: bool = False, **record: Any) -> Any:
+    request = api.PutResourceRequest(resource=pb.Resource(**record), validate_only=validate_only)
+    return server.stub.PutResource(request, metadata=metadata)
+
+
+def delete(server: AdminServer, name: str) -> Any:
+    return server.stub.DeleteResource(api.DeleteResourceRequest(name=name), metadata=ALICE)
+
+
+def control(server: AdminServer, **rules: bool) -> None:
+    put(server, settings=settings(**rules))
+
+
+def propose(server: AdminServer, metadata: Any = ALICE, **request: Any) -> audit_pb2.Proposal:
+    request = {key: pb.Resource(**value) if key == "put" else value for key, value in request.items()}
+    response = server.proposals.CreateProposal(audit_pb2.CreateProposalRequest(**request), metadata=metadata)
+    proposal: audit_pb2.Proposal = response.proposal
+    return proposal
+
+
+def approve(server: AdminServer, proposal: audit_pb2.Proposal, metadata: Any = BOB) -> audit_pb2.Proposal:
+    request = audit_pb2.ApproveProposalRequest(name=proposal.name, reason="looks right")
+    approved: audit_pb2.Proposal = server.proposals.ApproveProposal(request, metadata=metadata).proposal
+    return approved
+
+
+def refused(code: grpc.StatusCode, call: Any, *args: Any, **more: Any) -> str:
+    with pytest.raises(grpc.RpcError) as error:
+        call(*args, **more)
+    assert error.value.code() is code, error.value.details()
+    return str(error.value.details())
+
+
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+def entries(server: AdminServer) -> list[audit_pb2.AuditEntry]:
+    records = [record for _, record in server.run(server.store.audit.read("acme", 0, 1000))]
+    assert list(verify("acme", records, server.run(server.store.audit.head("acme")))) == []
+    return [audit_pb2.AuditEntry.FromString(record.entry) for record in records]
+
+
+def test_a_guarded_write_without_a_proposal_is_refused_by_the_rules_name(server: AdminServer) -> None:
+    control(server, policies=True)
+    details = refused(PRECONDITION, put, server, policy=POLICY)
+    assert details.startswith("tenants/acme/policies/payments: change_control.policies of the settings: needs a second")
+    assert list(put(server, validate_only=True, policy=POLICY).guarded_by) == ["change_control.policies"]
+    assert entries(server)[-1].outcome == audit_pb2.AUDIT_OUTCOME_REFUSED
+    assert entries(server)[-1].detail == details
+
+
+def test_a_second_person_makes_the_change(server: AdminServer) -> None:
+    control(server, policies=True)
+    proposal = propose(server, put={"policy": POLICY}, reason="new product", ticket="SEC-1")
+    assert proposal.state == audit_pb2.PROPOSAL_STATE_PENDING
+    assert (proposal.proposer, list(proposal.rules)) == ("alice", ["change_control.policies"])
+    approved = approve(server, proposal)
+    assert (approved.state, approved.decider) == (audit_pb2.PROPOSAL_STATE_APPROVED, "bob")
+    read = server.stub.GetResource(api.GetResourceRequest(name=POLICY.name)).resource.policy
+    assert (read.source, read.version) == (SOURCE, 1)
+    _, created, done = entries(server)
+    assert (created.action, created.actor, created.name) == ("proposal.create", "alice", proposal.name)
+    assert not created.HasField("revision")
+    assert (done.action, done.actor, done.name) == ("proposal.approve", "bob", POLICY.name)
+    assert (done.reason, done.ticket) == ("looks right", "SEC-1")
+    assert f"{proposal.name} of alice" in done.detail
+    assert done.revision == approved.revision
+    assert done.after_digest
+
+
+@pytest.mark.parametrize("metadata", [ALICE, said("Alice"), None])
+def test_the_proposer_and_nobody_in_particular_may_not_approve(server: AdminServer, metadata: Any) -> None:
+    control(server, policies=True)
+    proposal = propose(server, put={"policy": POLICY})
+    assert "needs a second person" in refused(PRECONDITION, approve, server, proposal, metadata)
+    last = entries(server)[-1]
+    assert (last.action, last.outcome) == ("proposal.approve", audit_pb2.AUDIT_OUTCOME_REFUSED)
+    refused(grpc.StatusCode.NOT_FOUND, server.stub.GetResource, api.GetResourceRequest(name=POLICY.name))
+
+
+def test_nobody_in_particular_may_not_propose(server: AdminServer) -> None:
+    assert "nobody knows" in refused(PRECONDITION, propose, server, None, put={"policy": POLICY})
+
+
+def test_a_changed_base_makes_the_approval_fail(server: AdminServer) -> None:
+    put(server, posture=posture("HIGH"))
+    control(server, posture=True)
+    proposal = propose(server, put={"posture": posture("LOW")})
+    put(server, posture=posture("CRITICAL"))
+    assert "has changed since this was proposed" in refused(PRECONDITION, approve, server, proposal)
+    read = server.stub.GetResource(api.GetResourceRequest(name="tenants/acme/postures/default")).resource.posture
+    assert read.level == pb.POSTURE_LEVEL_CRITICAL
+
+
+def test_a_proposal_is_decided_once(server: AdminServer) -> None:
+    proposal = propose(server, put={"policy": POLICY})
+    assert "is so already" in refused(PRECONDITION, propose, server, put={"policy": approve_twice(server, proposal)})
+    reject = audit_pb2.RejectProposalRequest(name=proposal.name)
+    assert "is approved already" in refused(PRECONDITION, server.proposals.RejectProposal, reject, metadata=BOB)
+
+
+def approve_twice(server: AdminServer, proposal: audit_pb2.Proposal) -> pb.Policy:
+    approve(server, proposal)
+    assert "is approved already" in refused(PRECONDITION, approve, server, proposal)
+    return POLICY
+
+
+def test_a_rejected_or_withdrawn_proposal_changes_nothing(server: AdminServer) -> None:
+    control(server, policies=True)
+    first, second = propose(server, put={"policy": POLICY}), propose(server, put={"policy": POLICY})
+    withdraw = audit_pb2.WithdrawProposalRequest(name=first.name, reason="mistake")
+    assert "only alice can" in refused(PRECONDITION, server.proposals.WithdrawProposal, withdraw, metadata=BOB)
+    gone = server.proposals.WithdrawProposal(withdraw, metadata=ALICE).proposal
+    assert (gone.state, gone.decide_reason) == (audit_pb2.PROPOSAL_STATE_WITHDRAWN, "mistake")
+    reject = audit_pb2.RejectProposalRequest(name=second.name)
+    assert "second person" in refused(PRECONDITION, server.proposals.RejectProposal, reject, metadata=ALICE)
+    server.proposals.RejectProposal(reject, metadata=BOB)
+    for proposal in (first, second):
+        assert "already" in refused(PRECONDITION, approve, server, proposal)
+    refused(grpc.StatusCode.NOT_FOUND, server.stub.GetResource, api.GetResourceRequest(name=POLICY.name))
+    actions = [entry.action for entry in entries(server) if entry.outcome == audit_pb2.AUDIT_OUTCOME_DONE]
+    assert actions == ["put", "proposal.create", "proposal.create", "proposal.withdraw", "proposal.reject"]
+
+
+def test_an_expired_proposal_cannot_be_approved(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    proposal = propose(server, put={"policy": POLICY})
+    later = time.time() + 7 * 86400 + 1
+    monkeypatch.setattr("controlplane.api.proposals.time.time", lambda: later)
+    assert "is expired already" in refused(PRECONDITION, approve, server, proposal)
+    found = server.proposals.GetProposal(audit_pb2.GetProposalRequest(name=proposal.name)).proposal
+    assert found.state == audit_pb2.PROPOSAL_STATE_EXPIRED
+    pending = audit_pb2.ListProposalsRequest(parent="tenants/acme", pending_only=True)
+    assert not server.proposals.ListProposals(pending).proposals
+
+
+def test_tightening_is_immediate_and_relaxing_is_not(server: AdminServer) -> None:
+    control(server, posture=True, kill_switch=True)
+    put(server, posture=posture("HIGH"))
+    put(server, posture=posture("HIGH", off=True))
+    assert "change_control.posture of" in refused(PRECONDITION, put, server, posture=posture("LOW", off=True))
+    assert "change_control.kill_switch of" in refused(PRECONDITION, put, server, posture=posture("HIGH"))
+    both = refused(PRECONDITION, delete, server, "tenants/acme/postures/default")
+    assert "change_control.posture and change_control.kill_switch" in both
+    approve(server, propose(server, delete="tenants/acme/postures/default"))
+    name = api.GetResourceRequest(name="tenants/acme/postures/default")
+    refused(grpc.StatusCode.NOT_FOUND, server.stub.GetResource, name)
+
+
+def test_turning_change_control_off_needs_two(server: AdminServer) -> None:
+    control(server, posture=True)
+    assert "change_control of the settings" in refused(PRECONDITION, control, server)
+    refused(PRECONDITION, delete, server, "tenants/acme/settings/default")
+    control(server, posture=True, keys=True)
+    approve(server, propose(server, put={"settings": settings()}))
+    put(server, key=pb.Key(name="tenants/acme/keys/k1", kind="KEY_KIND_TENANT"))
+
+
+def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
+    put(server, subject=subject("DISABLED"))
+    put(server, device=pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="a" * 43))
+    put(server, device_state=standing("REVOKED"))
+    control(server, policies=True, blocks=True)
+
+    def importing(collection: str, *records: Any, replace: bool = True) -> Any:
+        start = api.ImportStart(parent="tenants/acme", collection=collection, replace=replace, force=True)
+        batch = api.ImportBatch(resources=[pb.Resource(**record) for record in records])
+        messages = [{"start": start}, {"batch": batch}, {"commit": api.ImportCommit(count=len(records))}]
+        asked = iter([api.ImportResourcesRequest(**message) for message in messages])
+        return server.stub.ImportResources(asked, metadata=ALICE)
+
+    before = server.run(server.store.heads(["acme"]))
+    other = pb.Subject(name="tenants/acme/subjects/alice", state="SUBJECT_STATE_ACTIVE")
+    device = pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="b" * 43)
+    for attempt in (
+        ("COLLECTION_POLICIES", {"policy": POLICY}),
+        ("COLLECTION_SUBJECTS", {"subject": other}),
+        ("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("ACTIVE")}),
+        ("COLLECTION_DEVICE_STATES",),
+        ("COLLECTION_DEVICE_STATES", {"device_state": standing("QUARANTINED")}),
+        ("COLLECTION_DEVICES",),
+        ("COLLECTION_DEVICES", {"device": device}),
+    ):
+        assert "needs a second person" in refused(PRECONDITION, importing, *attempt), attempt
+    # Nothing of any of them was written.
+    assert server.run(server.store.heads(["acme"])) == before
+    importing("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("DISABLED")})
+    importing("COLLECTION_SUBJECTS", {"subject": other}, replace=False)
+
+
+def test_a_change_that_is_no_longer_valid_is_not_made(server: AdminServer) -> None:
+    put(server, device_state=standing("REVOKED"))
+    device = pb.Device(name="tenants/acme/devices/d2", subject="mallory")
+    proposal = propose(server, put={"device": device})
+    put(server, device_state=pb.DeviceState(name="tenants/acme/deviceStates/d2", subject="x", trust=1))
+    assert "does not agree" in refused(grpc.StatusCode.INVALID_ARGUMENT, approve, server, proposal)
+
+
+def test_secrets_of_a_proposed_key_are_not_shown(server: AdminServer) -> None:
+    key = pb.Key(name="tenants/acme/keys/k1", kind="KEY_KIND_TENANT", secret=b"s" * 32)
+    proposal = propose(server, put={"key": key})
+    listed = server.proposals.ListProposals(audit_pb2.ListProposalsRequest(parent="tenants/acme")).proposals
+    approved = approve(server, proposal)
+    stored = server.run(server.store.get("acme", Collection.KEYS, "k1"))
+    assert pb.Key.FromString(stored).secret == b"s" * 32
+    kept = server.run(server.store.proposals.get("acme", proposal.name.rpartition("/")[2]))
+    for shown in (proposal, *listed, approved, kept):
+        assert b"s" * 32 not in shown.SerializeToString()
+
+
+def test_proposals_are_listed_the_newest_first_in_pages(server: AdminServer) -> None:
+    made = [propose(server, put={"policy": POLICY}).name for _ in range(5)]
+    request = audit_pb2.ListProposalsRequest(parent="tenants/acme", page_size=2)
+    found: list[str] = []
+    while True:
+        response = server.proposals.ListProposals(request)
+        found += [proposal.name for proposal in response.proposals]
+        if not response.next_page_token:
+            break
+        request.page_token = response.next_page_token
+    assert found == made[::-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["tenants/acme/proposals/x", "tenants/acme/grants/0123456789ab", "", "tenants/A/proposals/0123456789ab"]
+)
+def test_a_bad_name_is_refused(server: AdminServer, name: str) -> None:
+    for method, kind in (
+        (server.proposals.GetProposal, audit_pb2.GetProposalRequest),
+        (server.proposals.ApproveProposal, audit_pb2.ApproveProposalRequest),
+    ):
+        assert refused(grpc.StatusCode.INVALID_ARGUMENT, method, kind(name=name)).startswith("name: ")
+
+
+def test_what_is_not_there_is_not_found_and_nothing_is_no_proposal(server: AdminServer) -> None:
+    get = audit_pb2.GetProposalRequest(name="tenants/acme/proposals/0123456789ab")
+    refused(grpc.StatusCode.NOT_FOUND, server.proposals.GetProposal, get)
+    refused(grpc.StatusCode.NOT_FOUND, propose, server, delete="tenants/acme/policies/none")
+    assert refused(grpc.StatusCode.INVALID_ARGUMENT, propose, server).startswith("put: a proposal puts")
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(59, False), (60, True), (30 * 86400, True), (30 * 86400 + 1, False)])
+def test_how_long_a_proposal_waits_is_bounded(server: AdminServer, seconds: int, good: bool) -> None:
+    record = settings(policies=True, proposal_lifetime=Duration(seconds=seconds))
+    if not good:
+        details = refused(grpc.StatusCode.INVALID_ARGUMENT, put, server, settings=record)
+        assert details.startswith("settings.change_control.proposal_lifetime: ")
+        return
+    put(server, settings=record)
+    proposal = propose(server, put={"policy": POLICY})
+    assert proposal.expire_time.ToNanoseconds() - proposal.create_time.ToNanoseconds() == pytest.approx(seconds * 1e9)
+
+
+def test_operators_need_the_permission_to_approve(tmp_path: Path) -> None:
+    files = OperatorFiles(tmp_path / "operators")
+    with AdminServer(tmp_path, files.path) as server:
+        control_settings = pb.Resource(settings=settings(policies=True))
+        server.stub.PutResource(api.PutResourceRequest(resource=control_settings), metadata=bearer("alice"))
+        proposal = propose(server, bearer("alice"), put={"policy": POLICY})
+        assert proposal.evidence == pb.EVIDENCE_VERIFIED
+        denied = grpc.StatusCode.PERMISSION_DENIED
+        assert "carol has no permission to approve" in refused(denied, approve, server, proposal, bearer("carol"))
+        for name in ("eve", "carol"):
+            refused(denied, propose, server, bearer(name), put={"policy": POLICY})
+        assert "second person, not alice again" in refused(PRECONDITION, approve, server, proposal, bearer("alice"))
+        assert approve(server, proposal, bearer("bob")).decider == "bob"
