@@ -126,7 +126,7 @@ def test_what_is_left_at_the_end_is_spooled_and_shipped_later(tmp_path: Path, da
             if killed:
                 _kill_while_it_copies(agent, spool)
             assert pod.stop() == 0
-        assert bool(list(spool.glob("*/.*.part"))) == killed, "the agent was to die in the middle"
+        assert bool(list(spool.glob("*/.*.part"))) == killed, pod.log()
         if killed:  # another one spooled it all, if there was time for it
             assert_accounted(callers, recorded(tmp_path), others=earlier)
         else:
