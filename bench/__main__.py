@@ -11,7 +11,9 @@ import sys
 BENCHMARKS = {
     "tracing": "CPU per decision of everything from the record to the collector, beside OpenTelemetry's SDK",
     "outage": "Evaluate's p99 with the collector down or the agent stopped, and without",
+    "guards": "what guards and rate limits add to a decision",
     "million": "a million devices: import, sync, memory, and Evaluate beside a no-op RPC",
+    "mimicry": "honest life with six styles of attack: what guards catch, how soon, and whom they disturb",
 }
 
 

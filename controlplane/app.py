@@ -22,9 +22,13 @@ from sidestep.v1 import (
     admin_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
+    lease_pb2,
+    lease_pb2_grpc,
     report_pb2,
     report_pb2_grpc,
     sync_pb2,
+    usage_pb2,
+    usage_pb2_grpc,
 )
 
 from controlplane.api.admin import AdminService
@@ -33,10 +37,12 @@ from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
 from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
+from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
@@ -48,6 +54,8 @@ from controlplane.retention import Retention
 from controlplane.review.access import Reviewer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
+from controlplane.threat.fleet import FleetLimits
+from controlplane.threat.watch import Watch
 from engine import logs
 from engine.errors import SidestepError
 from engine.tokenfiles import TokenFilesError
@@ -61,6 +69,8 @@ _SERVICES = (
     audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
     report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
+    lease_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
 )
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
@@ -131,13 +141,21 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             else lambda: {"operators": "development mode: anyone may administer"},
         )
         identity = IdentityInterceptor(operators, refusals)
-        server = _build_server(settings, store, sync, status, identity)
+        server = _build_server(settings, store, sync, status, identity, refusals)
         grpc_address = _listen_grpc(server, settings)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        works = [retention.run(), status.run(), refusals.run(), DueGrants(store, settings.due_interval).run()]
+        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
+        watch = Watch(store, limits, settings.review_interval)
+        works = [
+            retention.run(),
+            status.run(),
+            refusals.run(),
+            watch.run(),
+            DueGrants(store, settings.due_interval).run(),
+        ]
         if operators is not None:
             works.append(operators.follow())
         for work in works:
@@ -198,17 +216,27 @@ def _read_operators(settings: Settings) -> Operators | None:
 
 
 def _build_server(
-    settings: Settings, store: Store, sync: SyncService, status: Health, identity: IdentityInterceptor
+    settings: Settings,
+    store: Store,
+    sync: SyncService,
+    status: Health,
+    identity: IdentityInterceptor,
+    refusals: Refusals,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
-    access = AccessService(store, Reviewer(store))
+    access = AccessService(store, Reviewer(store, store.usage.last_used))
     access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
     writer = Writer(store)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
+    reports = ReportService(store, refusals, settings.scope())
+    report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
-    report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(store), server)  # type: ignore[no-untyped-call]
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
+    tenants = settings.scope()
+    leases = LeaseService(store, lambda _context: tenants)
+    lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:

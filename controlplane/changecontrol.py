@@ -24,6 +24,14 @@ _BLOCKS: Final = frozenset(
 )
 
 
+# Events of a subject that void what was proved before them.
+_VOIDING: Final = tuple(
+    name
+    for name in ("recover_time", "sim_change_time", "authenticator_change_time")
+    if name in pb.Subject.DESCRIPTOR.fields_by_name
+)
+
+
 class Change(NamedTuple):
     """One record before and after. None: there is none. `twin`: of a device, its standing."""
 
@@ -38,7 +46,7 @@ def guarded(control: pb.ChangeControl, change: Change, now: float) -> list[str]:
     if change.before is None and change.after is None:
         return []
     found = [f"{_PREFIX}{rule}" for rule in _rules(change, now) if getattr(control, rule)]
-    if change.collection is Collection.SETTINGS and _weakens(control, change.after):
+    if change.collection is Collection.SETTINGS and _weakens(control, change.before, change.after):
         found.append(_ITSELF)
     return found
 
@@ -53,6 +61,15 @@ def concerns(control: pb.ChangeControl, collection: Collection) -> bool:
     if collection is Collection.POSTURES:
         return control.posture or control.kill_switch
     return control.blocks and collection in _BLOCKS
+
+
+def protects(collection: Collection, record: Any, now: float) -> bool:
+    """Whether a change of this stored record may lift a block: of a device, its standing is asked instead."""
+    if collection is Collection.SUBJECTS:
+        return record.state != pb.SUBJECT_STATE_ACTIVE or any(map(record.HasField, _VOIDING))
+    if collection is Collection.DEVICE_STATES:
+        return blocks(record) > 0
+    return collection is Collection.REVOKED_SESSIONS and not _is_over(record, now)
 
 
 def is_on(control: pb.ChangeControl) -> bool:
@@ -90,12 +107,21 @@ def _rules(change: Change, now: float) -> Iterator[str]:
             yield "blocks"
 
 
-def _weakens(control: pb.ChangeControl, settings: pb.Settings | None) -> bool:
-    after = settings.change_control if settings is not None else pb.ChangeControl()
-    if any(getattr(control, rule) and not getattr(after, rule) for rule in RULES):
+def _weakens(control: pb.ChangeControl, before: pb.Settings | None, after: pb.Settings | None) -> bool:
+    if not is_on(control):
+        return False
+    left = after.change_control if after is not None else pb.ChangeControl()
+    if any(getattr(control, rule) and not getattr(left, rule) for rule in RULES):
+        return True
+    # How many people must approve a grant. A class that is taken away could come back as another.
+    wanted = {
+        grant_class.id: grant_class.approvals for grant_class in (after.grant_classes if after is not None else ())
+    }
+    classes = before.grant_classes if before is not None else ()
+    if any(wanted.get(grant_class.id, -1) < grant_class.approvals for grant_class in classes if grant_class.approvals):
         return True
     # One who proposes must not be able to wait until nobody looks any more.
-    return is_on(control) and lifetime_s(after) > lifetime_s(control)
+    return lifetime_s(left) > lifetime_s(control)
 
 
 def _level(posture: pb.Posture | None) -> int:
@@ -111,9 +137,17 @@ def _is_off(posture: pb.Posture | None) -> bool:
 
 
 def _lifts_subject(change: Change, now: float) -> bool:
+    before: Any = change.before
     # Whoever is disabled and then deleted is an unknown subject, whom nothing blocks.
-    disabled = change.before.state != pb.SUBJECT_STATE_ACTIVE  # type: ignore[union-attr]
-    return disabled and (change.after is None or change.after.state == pb.SUBJECT_STATE_ACTIVE)
+    disabled = before.state != pb.SUBJECT_STATE_ACTIVE
+    if disabled and (change.after is None or change.after.state == pb.SUBJECT_STATE_ACTIVE):
+        return True
+    return change.after is not None and any(_at(before, field) > _at(change.after, field) for field in _VOIDING)
+
+
+def _at(record: Any, field: str) -> int:
+    """A time in ns; 0: never."""
+    return int(getattr(record, field).ToNanoseconds()) if record.HasField(field) else 0
 
 
 def _lifts_device_state(change: Change, now: float) -> bool:
@@ -126,9 +160,13 @@ def _lifts_device_state(change: Change, now: float) -> bool:
 
 def _lifts_session(change: Change, now: float) -> bool:
     before: Any = change.before
-    if before.expire_time.ToNanoseconds() <= now * 1e9:
+    if _is_over(before, now):
         return False
     return change.after is None or change.after.expire_time.ToNanoseconds() < before.expire_time.ToNanoseconds()
+
+
+def _is_over(session: pb.RevokedSession, now: float) -> bool:
+    return session.expire_time.ToNanoseconds() <= now * 1e9
 
 
 def _lifts_device(change: Change, now: float) -> bool:

@@ -107,6 +107,14 @@ class Settings(BaseSettings):
     journal_retention: Seconds = Field(
         7_776_000.0, ge=3_600, description="after which a journal chain that is no longer reported is forgotten"
     )
+    review_interval: Seconds = Field(10.0, ge=0.1, le=3_600, description="between two looks at what sidecars reported")
+    fleet_subjects: int = Field(
+        20,
+        ge=2,
+        le=1_000_000,
+        description="distinct subjects with one fingerprint, over all sidecars, that are too many",
+    )
+    fleet_window: Seconds = Field(86_400.0, ge=3_600, le=604_800, description="in which they are counted")
     due_interval: Seconds = Field(
         15.0, ge=0.05, le=3_600, description="between two looks for grants that expire or lapse"
     )

@@ -5,10 +5,13 @@ Pure. The steps are engine.lifecycle's; here they meet the message, the class it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.budgets import widens
 from controlplane.errors import RefusedError
 from engine import facts
 from engine.acr import AcrOrder
@@ -51,7 +54,7 @@ _STAYS = frozenset(
 class Terms(NamedTuple):
     """What a tenant's settings say about grants."""
 
-    classes: dict[str, GrantClass]
+    classes: Mapping[str, GrantClass]
     order: AcrOrder
 
     def of(self, grant: pb.Grant) -> GrantClass | None:
@@ -59,6 +62,7 @@ class Terms(NamedTuple):
         return self.classes.get(class_name(grant.grant_class))
 
 
+@lru_cache(64)
 def read_terms(settings: bytes | None) -> Terms:
     """The terms in stored settings; None: the tenant has no settings."""
     record = pb.Settings()
@@ -89,7 +93,7 @@ def state_of(grant: pb.Grant) -> State | None:
 
 
 def facts_of(grant: pb.Grant) -> facts.Grant:
-    """A stored grant as decisions see it."""
+    """A stored grant as decisions see it, but for what its budget limits."""
     scope = grant.WhichOneof("scope")
     return facts.Grant(
         id=grant.name.rpartition("/")[2],
@@ -104,6 +108,8 @@ def facts_of(grant: pb.Grant) -> facts.Grant:
         grant_class=class_name(grant.grant_class),
         review_at=_at(grant.review_time) if grant.HasField("review_time") else None,
         approvals=counted(grant.requester, (approval.actor for approval in grant.approvals)),
+        # Whether there is one is all that is asked here; what is left of it only sidecars know.
+        budget=facts.Budget() if grant.HasField("budget") else None,
     )
 
 
@@ -111,7 +117,7 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     """Completes a grant that somebody puts in the place of `old`: state, requester, approvals, start and review.
 
     A put changes the bounds of a grant freely where its class wants no approval; where it does, a change of bounds is a new
-    request. A suspended grant stays suspended.
+    request, unless it only narrows the budget. A suspended grant stays suspended.
 
     Raises InvalidInputError for what the class does not allow or the control plane sets itself; RefusedError for a transition
     that is not allowed.
@@ -121,7 +127,7 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
         raise InvalidInputError(f"{field}.state", f"{record.state} is no state of a grant")
     _keep_marks(record, old, field)
     bounds = terms.of(record)
-    if bounds is not None and not record.HasField("start_time"):
+    if not record.HasField("start_time"):
         # How long it is valid counts from here.
         if old is not None and old.HasField("start_time"):
             record.start_time.CopyFrom(old.start_time)
@@ -130,13 +136,12 @@ def put_grant(record: pb.Grant, old: pb.Grant | None, terms: Terms, actor: str, 
     if bounds is not None and not record.HasField("review_time") and old is not None and old.HasField("review_time"):
         record.review_time.CopyFrom(old.review_time)
     before = None if old is None else state_of(old)
-    if old is not None and _content(record) == _content(old):
+    if old is not None and _allows_no_more(record, old):
         _put_state(record, old, wanted, before, terms, actor, now)
         return
     if before is State.REVOKED and wanted is not State.REVOKED:
         raise RefusedError(f"{record.name}: is revoked; a revoked grant does not come back")
     if wanted is State.REVOKED:
-        record.ClearField("approvals")
         return
     check_bounds(record, terms, now, field)
     approvals = 0 if bounds is None else bounds.approvals
@@ -315,11 +320,18 @@ def _check_still_allowed(grant: pb.Grant, terms: Terms, now: float) -> None:
         raise RefusedError(f"{grant.name}: its class does not allow it: {error}") from None
 
 
-def _content(grant: pb.Grant) -> bytes:
-    """The bytes of what a grant allows."""
+def _allows_no_more(record: pb.Grant, old: pb.Grant) -> bool:
+    """Whether all that differs is a budget, and that is not wider: it may be lowered at any time."""
+    if _content(record) == _content(old):
+        return True
+    return _content(record, "budget") == _content(old, "budget") and not widens(old, record)
+
+
+def _content(grant: pb.Grant, *besides: str) -> bytes:
+    """The bytes of what a grant allows, some fields left out."""
     copy = pb.Grant()
     copy.CopyFrom(grant)
-    for mark in _MARKS:
+    for mark in (*_MARKS, *besides):
         copy.ClearField(mark)
     return copy.SerializeToString(deterministic=True)
 

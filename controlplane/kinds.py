@@ -25,6 +25,7 @@ KINDS: dict[Collection, Kind] = {
     Collection.KEYS: Kind("key", pb.Key),
     Collection.POSTURES: Kind("posture", pb.Posture),
     Collection.SETTINGS: Kind("settings", pb.Settings),
+    Collection.GRANT_CLASSES: Kind("grant_class_state", pb.GrantClassState),
     Collection.DEVICES: Kind("device", pb.Device),
     Collection.SIGNALS: Kind("signal", pb.Signal),
 }

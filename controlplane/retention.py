@@ -22,7 +22,8 @@ class Retention:
 
     The log of each lane keeps at most `log_entries` commits and `log_bytes` bytes, but never loses what follows a snapshot
     that a stream is reading. Sidecars not seen for `sidecars_s` seconds are forgotten, journal chains not
-    reported for `journals_s` seconds too.
+    reported for `journals_s` seconds too, as are budgets' periods that are over and unchanged for that long, and used proofs
+    once they would be refused anyway.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Retention:
                 if time.monotonic() - self._forgot_at >= _FORGET_EVERY_S:
                     await self._store.forget_sidecars(time.time() - self._sidecars_s)
                     await self._store.journals.forget(time.time() - self._journals_s)
+                    await self._store.budgets.forget(time.time() - self._journals_s)
+                    await self._store.proofs.forget(time.time())
                     self._forgot_at = time.monotonic()
             except StoreError as error:
                 _LOG.warning("retention: %s", error)

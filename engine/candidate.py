@@ -31,6 +31,7 @@ _NOT_EXEMPTED = frozenset(
         Code.DATA_HARD_STALE,
         Code.BEHIND_MIN_REVISION,
         Code.JOURNAL_FULL,
+        Code.RATE_LIMITED,
         Code.GUARD_RAISED,
         Code.NOT_WAIVABLE,
         Code.NO_GRANT,
@@ -42,6 +43,7 @@ _NOT_EXEMPTED = frozenset(
         Code.GRANT_NOT_APPROVED,
         Code.GRANT_CLASS_SCOPE,
         Code.GRANT_CLASS_CONDITION,
+        Code.GRANT_CLASS_BUDGET,
         Code.GRANT_OTHER_ACTION,
         Code.GRANT_CONDITION,
         Code.CEILING_EXCEEDED,
@@ -53,6 +55,7 @@ _NOT_EXEMPTED = frozenset(
         Code.DEVICE_REVALIDATION_DUE,
         Code.SESSION_NOT_SOUND,
         Code.RISK_TOO_HIGH,
+        Code.CLASS_SUSPENDED,
         Code.SPOT_CHECK,
     }
 )
@@ -74,6 +77,7 @@ class Candidate(NamedTuple):
             top=rules.top,
             risk_ceiling=rules.risk_ceiling,
             clock_skew_s=rules.clock_skew_s,
+            cool_off_s=rules.cool_off_s,
             classes=rules.classes.values(),
         )
 

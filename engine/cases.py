@@ -20,6 +20,7 @@ from engine import facts as model
 from engine.acr import AcrOrder
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, GrantClass
 from engine.clauses import Ceiling, Clause
+from engine.cooloff import DEFAULT_COOL_OFF_S
 from engine.decide import decide
 from engine.decision import Basis, Code, Decision, Outcome
 from engine.durations import parse_duration
@@ -110,6 +111,7 @@ class _Settings(Model):
     top_requirement: Require | None = None
     risk_ceiling: Score | None = None
     clock_skew: Duration = DEFAULT_CLOCK_SKEW_S
+    cool_off: Duration = DEFAULT_COOL_OFF_S
     grant_classes: list[_GrantClass] = Field(default_factory=list, max_length=MAX_CLASSES)
 
 
@@ -169,6 +171,7 @@ def run_cases(policy_source: str, cases_source: str, *, alongside: Sequence[str]
         top=_top(settings.top_requirement),
         risk_ceiling=settings.risk_ceiling,
         clock_skew_s=settings.clock_skew,
+        cool_off_s=settings.cool_off,
         classes=[stated.bounds() for stated in settings.grant_classes],
     )
     problems: list[Problem] = []

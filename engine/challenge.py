@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from engine.cooloff import by_phone
 from engine.decision import Challenge, Requirement
 from engine.facts import Subject
 from engine.methods import Method
@@ -15,14 +16,17 @@ INVALID_TOKEN = Challenge(invalid_token=True)
 MAX_AGE_S = 2**32 - 1
 
 
-def challenge(requirement: Requirement, plan: Plan, rules: TenantRules, subject: Subject) -> Challenge:
-    """The methods that satisfy the whole requirement, strongest first.
+def challenge(requirement: Requirement, plan: Plan, rules: TenantRules, subject: Subject, now: float) -> Challenge:
+    """The methods that satisfy the whole requirement, strongest first. After a SIM change none that rests on a phone number, if
+    there is another.
 
     Those the subject has enrolled, if any; a subject that is unknown or has none acceptable gets the policy's own list, so
     that the answer does not tell the two apart.
     """
     reaching = _reaching(plan.methods, requirement, rules) or _reaching(_strongest_first(rules), requirement, rules)
     acceptable = reaching or plan.methods
+    if subject.sim_changed_at is not None and now < subject.sim_changed_at + rules.cool_off_s:
+        acceptable = tuple(method for method in acceptable if not by_phone(method.amr)) or acceptable
     enrolled = [method for method in acceptable if method.id in subject.methods] if subject.known else []
     return Challenge(
         methods=tuple(method.id for method in (enrolled or acceptable)),

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from engine.budget import ample
+from engine.cooloff import cooling
 from engine.decide import decide_by
 from engine.decision import Outcome
 from engine.durations import format_duration
+from engine.exemption import spot_check_rate
 from engine.facts import (
     Amount,
     Authentication,
@@ -88,6 +90,7 @@ def _circumstances(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Cha
     yield from _data(facts)
     yield from _triggers(plan)
     yield from _session(facts, plan)
+    yield from _cool_off(facts, rules)
     yield from _device(facts, plan)
     yield from _risk(facts, plan)
     yield from _grants(facts, rules, plan)
@@ -144,6 +147,14 @@ def _session(facts: Facts, plan: Plan) -> Iterator[Change]:
     yield Change("a DPoP proof of possession", _set("session", proved=True))
 
 
+def _cool_off(facts: Facts, rules: TenantRules) -> Iterator[Change]:
+    events = cooling(facts.subject, facts.now, rules.cool_off_s)
+    if events:
+        cleared = dict.fromkeys(("recovered_at", "sim_changed_at", "authenticator_changed_at"))
+        limit = format_duration(rules.cool_off_s)
+        yield Change(f"no {' or '.join(events)} within {limit}", _set("subject", **cleared))
+
+
 def _device(facts: Facts, plan: Plan) -> Iterator[Change]:
     if plan.thresholds is not None and facts.device.presented:
         limit = format_duration(plan.thresholds.revalidate_every_s)
@@ -166,12 +177,8 @@ def _grants(facts: Facts, rules: TenantRules, plan: Plan) -> Iterator[Change]:
         if grant.expire_at is None or facts.now >= grant.expire_at:
             yield Change(f"grant {grant.id} not expired", _with_grant(replace(grant, expire_at=facts.now + 1)))
         yield from _budget(grant, facts)
-        if grant.review_at is not None and facts.now >= grant.review_at:
-            yield Change(f"grant {grant.id} reviewed", _with_grant(replace(grant, review_at=facts.now + 1)))
-        bounds = rules.classes.get(grant.grant_class)
-        if bounds is not None and grant.approvals < bounds.approvals:
-            yield Change(f"grant {grant.id} approved", _with_grant(replace(grant, approvals=bounds.approvals)))
-        if plan.thresholds is not None and grant.spot_draw < plan.thresholds.spot_check_rate:
+        yield from _class(grant, facts, rules)
+        if plan.thresholds is not None and grant.spot_draw < spot_check_rate(grant, plan.thresholds):
             yield Change(f"grant {grant.id} not drawn for a spot check", _with_grant(replace(grant, spot_draw=1.0)))
         if plan.thresholds is not None:
             for ceiling in plan.thresholds.ceilings:
@@ -213,6 +220,17 @@ def _budget(grant: Grant, facts: Facts) -> Iterator[Change]:
         yield Change(words, lambda before: replace(before, amount=amount))
 
 
+def _class(grant: Grant, facts: Facts, rules: TenantRules) -> Iterator[Change]:
+    """What the grant's class wants of it."""
+    if grant.class_suspended:
+        yield Change(f"class {grant.grant_class} not suspended", _with_grant(replace(grant, class_suspended=False)))
+    if grant.review_at is not None and facts.now >= grant.review_at:
+        yield Change(f"grant {grant.id} reviewed", _with_grant(replace(grant, review_at=facts.now + 1)))
+    bounds = rules.classes.get(grant.grant_class)
+    if bounds is not None and grant.approvals < bounds.approvals:
+        yield Change(f"grant {grant.id} approved", _with_grant(replace(grant, approvals=bounds.approvals)))
+
+
 def _with_grant(grant: Grant) -> Callable[[Facts], Facts]:
     def changed(facts: Facts) -> Facts:
         others = tuple(other for other in facts.grants if other.id != grant.id)
@@ -233,6 +251,8 @@ def _guards(facts: Facts, plan: Plan) -> Iterator[Change]:
 def _switches(facts: Facts, rules: TenantRules) -> Iterator[Change]:
     if facts.exemptions_off:
         yield Change("the kill switch off", lambda before: replace(before, exemptions_off=False))
+    if facts.rate_limited:
+        yield Change(f"fewer requests per {facts.rate_limited}", lambda before: replace(before, rate_limited=""))
     if facts.journal_full:
         yield Change("room in the journal", lambda before: replace(before, journal_full=False))
     for lower in Posture:

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from engine import budget, exemption
 from engine.challenge import INVALID_TOKEN, challenge
 from engine.clauses import Clause, Standing, standings, total
-from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend
+from engine.cooloff import credible
+from engine.decision import Basis, Code, Decision, Factor, Outcome, Reason, Requirement, Shadow, Spend, SpotCheck
 from engine.factors import Measured, measure
-from engine.facts import DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
+from engine.facts import Authentication, DeviceBlock, Facts, Grant, Posture, Staleness, Subject, TokenState
 from engine.guards import raised_clauses
 from engine.plan import Plan
 from engine.rules import TenantRules
@@ -30,6 +31,10 @@ def decide(facts: Facts, rules: TenantRules) -> Decision:
     # 1. Policies: all that match the action, added up; observed ones are decided beside them.
     plan = rules.plan(facts.action, facts.posture)
     decision = decide_by(facts, rules, plan)
+    if decision.outcome is Outcome.STEP_UP and (facts.grants or facts.candidates):
+        withheld = spot_check(facts, rules, plan)
+        if withheld is not None:
+            decision = replace(decision, spot_check=withheld)
     if not plan.shadows:
         return decision
     shadows = []
@@ -44,7 +49,7 @@ def fail_safe(action: str, rules: TenantRules, code: Code) -> Decision:
     top = rules.top
     requirement = Requirement((top.acr,) if top.acr else (), top.max_age_s, evidence=top.evidence)
     plan = rules.plan(action, Posture.CRITICAL)
-    asked = challenge(requirement, plan, rules, Subject())
+    asked = challenge(requirement, plan, rules, Subject(), 0.0)
     return Decision(
         Outcome.STEP_UP, Basis.FAIL_SAFE, (Reason(code),), requirement, challenge=asked, policies=plan.policies
     )
@@ -106,11 +111,13 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         return Decision(Outcome.ALLOW, Basis.NOT_REQUIRED, reasons, policies=plan.policies)
 
     # 4. Met by one single authentication. Without a session there is none.
-    held = facts.authentications if facts.session.presented else ()
+    held = counting(facts, rules)
     ranked = standings(clauses, held, facts, rules.order, rules.clock_skew_s)
     standing = ranked[0]
     achieved = standing.authentication.acr if standing.authentication else ""
-    measured = measure(facts, plan.thresholds, rules.order, rules.clock_skew_s) if plan.thresholds else ()
+    measured = (
+        measure(facts, plan.thresholds, rules.order, rules.clock_skew_s, rules.cool_off_s) if plan.thresholds else ()
+    )
     factors = tuple(Factor(factor.name, factor.passed, factor.score) for factor in measured)
     if clauses and not standing.unmet:
         met = (*causes, Reason(Code.REQUIREMENT_MET))
@@ -148,10 +155,17 @@ def _decide(facts: Facts, rules: TenantRules, plan: Plan) -> Decision:
         reasons,
         requirement,
         achieved,
-        challenge=challenge(_login_needed(requirement, standing, facts), plan, rules, facts.subject),
+        challenge=challenge(_login_needed(requirement, standing, facts), plan, rules, facts.subject, facts.now),
         policies=plan.policies,
         factors=factors,
     )
+
+
+def counting(facts: Facts, rules: TenantRules) -> tuple[Authentication, ...]:
+    """The session's authentications that can meet anything."""
+    if not facts.session.presented:
+        return ()
+    return credible(facts.authentications, facts.subject, facts.now, rules.cool_off_s, rules.order)
 
 
 def _login_needed(requirement: Requirement, standing: Standing, facts: Facts) -> Requirement:
@@ -192,9 +206,10 @@ def required_clauses(facts: Facts, rules: TenantRules, plan: Plan) -> tuple[tupl
             clause = triggers.clauses[index]
             clauses.append(clause)
             causes.append(Reason(Code.TRIGGER_FIRED if truly else Code.TRIGGER_ERROR, clause.name))
-    for clause in raised_clauses(facts.guards, plan.guards):
-        clauses.append(clause)
-        causes.append(_cause(clause))
+    if facts.guards:
+        raised = raised_clauses(facts.guards, plan.guards)
+        clauses += raised
+        causes += map(_cause, raised)
     for code in _top_causes(facts, rules):
         clauses.append(rules.top_clause(code))
         causes.append(Reason(code))
@@ -250,6 +265,43 @@ def _exempt(
     return None, against or (), ()
 
 
+def spot_check(facts: Facts, rules: TenantRules, plan: Plan) -> SpotCheck | None:
+    """Of a decision that is STEP_UP: whether it is for a spot check alone. A draw of 0 is none: there was no key to draw with.
+
+    Where several grants would have applied, all of them had to be drawn, which is as likely as their rates multiplied.
+    """
+    thresholds = plan.thresholds
+    if thresholds is None:
+        return None
+    every = (*facts.grants, *(grant for candidate in facts.candidates for grant in candidate.grants))
+    drawn = [grant for grant in every if 0.0 < grant.spot_draw < exemption.spot_check_rate(grant, thresholds)]
+    if not drawn:
+        return None
+    first: Grant | None = None
+    rate = 1.0
+    without: frozenset[str] = frozenset()
+    while True:
+        found = consider(_undrawn(facts, without), rules, plan)[1]
+        if found.basis is not Basis.EXEMPTION_GRANT:
+            break
+        # As it was drawn: for the device in use, else for one that the evidence fits too. None: there was no key to draw with.
+        grant = next((grant for grant in drawn if grant.id == found.grant), None)
+        if grant is None:
+            return None
+        first = first or grant
+        rate *= min(1.0, exemption.spot_check_rate(grant, thresholds))
+        without |= {grant.id}
+    return None if first is None else SpotCheck(first.id, first.grant_class, rate, first.spot_draw)
+
+
+def _undrawn(facts: Facts, without: frozenset[str]) -> Facts:
+    def kept(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        return tuple(replace(grant, spot_draw=1.0) for grant in grants if grant.id not in without)
+
+    candidates = tuple(replace(candidate, grants=kept(candidate.grants)) for candidate in facts.candidates)
+    return replace(facts, grants=kept(facts.grants), candidates=candidates)
+
+
 def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
     return Decision(
         decision.outcome,
@@ -264,4 +316,5 @@ def _with_shadows(decision: Decision, shadows: tuple[Shadow, ...]) -> Decision:
         decision.factors,
         shadows,
         decision.spend,
+        decision.spot_check,
     )

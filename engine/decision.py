@@ -62,11 +62,14 @@ class Code(Symbol):
     SESSION_IDLE = "SESSION_IDLE"
     # Step 5
     GRANT_APPLIED = "GRANT_APPLIED"
+    # An account recovery, SIM change or new authenticator is too recent.
+    COOL_OFF = "COOL_OFF"
     NO_EXEMPTIONS = "NO_EXEMPTIONS"
     EXEMPTIONS_OFF = "EXEMPTIONS_OFF"
     POSTURE_FORBIDS = "POSTURE_FORBIDS"
     DATA_SOFT_STALE = "DATA_SOFT_STALE"
     JOURNAL_FULL = "JOURNAL_FULL"
+    RATE_LIMITED = "RATE_LIMITED"
     NOT_WAIVABLE = "NOT_WAIVABLE"
     NO_GRANT = "NO_GRANT"
     GRANT_INACTIVE = "GRANT_INACTIVE"
@@ -78,6 +81,7 @@ class Code(Symbol):
     GRANT_NOT_APPROVED = "GRANT_NOT_APPROVED"
     GRANT_CLASS_SCOPE = "GRANT_CLASS_SCOPE"
     GRANT_CLASS_CONDITION = "GRANT_CLASS_CONDITION"
+    GRANT_CLASS_BUDGET = "GRANT_CLASS_BUDGET"
     GRANT_OTHER_ACTION = "GRANT_OTHER_ACTION"
     GRANT_CONDITION = "GRANT_CONDITION"
     CEILING_EXCEEDED = "CEILING_EXCEEDED"
@@ -86,9 +90,12 @@ class Code(Symbol):
     CLASS_CEILING_EXCEEDED = "CLASS_CEILING_EXCEEDED"
     IDENTITY_TOO_WEAK = "IDENTITY_TOO_WEAK"
     DEVICE_NOT_TRUSTED = "DEVICE_NOT_TRUSTED"
+    # It was trusted enough when it was last validated.
+    DEVICE_TRUST_DECAYED = "DEVICE_TRUST_DECAYED"
     DEVICE_REVALIDATION_DUE = "DEVICE_REVALIDATION_DUE"
     SESSION_NOT_SOUND = "SESSION_NOT_SOUND"
     RISK_TOO_HIGH = "RISK_TOO_HIGH"
+    CLASS_SUSPENDED = "CLASS_SUSPENDED"
     SPOT_CHECK = "SPOT_CHECK"
     # Of the period nothing, or too little, is left for this use.
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
@@ -177,6 +184,17 @@ class Spend(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     expires_at: float | None = None
 
 
+class SpotCheck(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """That nothing but a spot check kept an exemption back: what would have been by this grant, had it not been drawn."""
+
+    # Grant id, and the name of its class.
+    grant: str
+    grant_class: str
+    # 0-1, the chance that this had to happen; and the draw, the same for all decisions that are one sample.
+    rate: float
+    draw: float
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer. A grant never changes `achieved_acr`; what it waived is in `waived_acrs`."""
 
@@ -195,3 +213,4 @@ class Decision(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     shadows: tuple[Shadow, ...] = ()
     # Of the budget of `grant`; None: it has none.
     spend: Spend | None = None
+    spot_check: SpotCheck | None = None

@@ -73,7 +73,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
-    """A wish for a slice of the account's current period (LeaseAsk)."""
+    """A wish for a slice of the account's current period (LeaseAsk). For nothing: only to hear what is held."""
 
     account: Account
     least: Room
@@ -104,6 +104,8 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
     exhausted: bool = False
     # Nothing will be granted to any: no such grant, no budget, not in force, another currency.
     refused: bool = False
+    # Of the amounts; empty where they do not count.
+    currency: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -128,7 +130,7 @@ class _Period:
 class _Held:
     """What a holder knows of one account. `left` is None where it does not know."""
 
-    __slots__ = ("dirty", "left", "periods", "wanted")
+    __slots__ = ("dirty", "doubtful", "left", "periods", "wanted")
 
     def __init__(self) -> None:
         self.periods: dict[int, _Period] = {}
@@ -136,6 +138,8 @@ class _Held:
         self.wanted: tuple[Room, Room] | None = None
         # Periods whose totals have changed since they were last put into a message.
         self.dirty: set[int] = set()
+        # An ask was given up without an answer: something may have been granted.
+        self.doubtful = False
 
     def current(self) -> int:
         return max(self.periods, default=0)
@@ -230,6 +234,9 @@ class Holder:
             held.dirty.clear()
             if held.wanted is not None:
                 asks.append(Ask(account, *held.wanted))
+            elif held.doubtful:
+                asks.append(Ask(account, NOTHING, NOTHING))
+            held.doubtful = False
         if not standings and not asks:
             return None
         self._sequence += 1
@@ -239,6 +246,8 @@ class Holder:
         """Nothing is known of what became of the message: the next one says it again."""
         for standing in message.standings:
             self._accounts[standing.account].dirty.add(standing.period)
+        for ask in message.asks:
+            self._accounts[ask.account].doubtful = True
 
     def absorb(self, answer: Answer) -> None:
         """Takes an answer over. It may be late, repeated, or the answer to a message that was given up."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from engine import budget
 from engine.classes import DEFAULT_CLASS, GrantClass
 from engine.clauses import Ceiling, Clause
+from engine.cooloff import cooling
 from engine.decision import Code, Reason
 from engine.factors import Measured, Thresholds
 from engine.facts import Binding, Facts, Grant, GrantScope, Staleness
@@ -39,7 +40,7 @@ def find(
     """The narrowest grant for which everything holds. `allowed` is False where the requirement itself rules exemptions out.
     `conditions` keeps what grants' conditions say of these facts, from one call about them to the next."""
     conditions = {} if conditions is None else conditions
-    refusals = list(_general(facts, plan, allowed))
+    refusals = list(_general(facts, rules, plan, allowed))
     refusals += [Reason(Code.NOT_WAIVABLE, clause.name) for clause, _ in unmet if not clause.waivable]
     thresholds = plan.thresholds
     if refusals or thresholds is None:
@@ -62,7 +63,7 @@ def find(
     return Exemption(applying, (Reason(Code.GRANT_APPLIED, applying.id),))
 
 
-def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
+def _general(facts: Facts, rules: TenantRules, plan: Plan, allowed: bool) -> Iterable[Reason]:
     if facts.data.staleness is Staleness.SOFT:
         yield Reason(Code.DATA_SOFT_STALE)
     elif facts.data.staleness is Staleness.HARD:
@@ -73,8 +74,13 @@ def _general(facts: Facts, plan: Plan, allowed: bool) -> Iterable[Reason]:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:
         yield Reason(Code.EXEMPTIONS_OFF)
-    for name in barring(facts.guards, plan.guards):
-        yield Reason(Code.GUARD_RAISED, name)
+    for event in cooling(facts.subject, facts.now, rules.cool_off_s):
+        yield Reason(Code.COOL_OFF, event)
+    if facts.rate_limited:
+        yield Reason(Code.RATE_LIMITED, facts.rate_limited)
+    if facts.guards:
+        for name in barring(facts.guards, plan.guards):
+            yield Reason(Code.GUARD_RAISED, name)
     if plan.no_exemption is not None:
         yield Reason(plan.no_exemption)
     elif not allowed:
@@ -124,10 +130,17 @@ def refusal(
             holds = conditions[grant.condition] = _condition_holds(grant, facts, rules)
         if not holds:
             return Code.GRANT_CONDITION
-    if grant.spot_draw < thresholds.spot_check_rate:
+    if grant.class_suspended:
+        return Code.CLASS_SUSPENDED
+    if grant.spot_draw < spot_check_rate(grant, thresholds):
         return Code.SPOT_CHECK
     # Last, so that a call fails for want of a lease only if nothing else is against it.
     return budget.refusal(grant.budget, facts, rules.clock_skew_s) if grant.budget is not None else None
+
+
+def spot_check_rate(grant: Grant, thresholds: Thresholds) -> float:
+    """The share of exemptions by this grant that is drawn for a spot check: the greater of what policies and class want."""
+    return max(thresholds.spot_check_rate, grant.class_spot_check_rate)
 
 
 def dormancy(grant: Grant, classes: Mapping[str, GrantClass], now: float) -> Code | None:
@@ -155,6 +168,8 @@ def dormancy(grant: Grant, classes: Mapping[str, GrantClass], now: float) -> Cod
         return Code.GRANT_CLASS_SCOPE
     if bounds.condition_required and not grant.condition:
         return Code.GRANT_CLASS_CONDITION
+    if bounds.budget_required and grant.budget is None:
+        return Code.GRANT_CLASS_BUDGET
     return None
 
 

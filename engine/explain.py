@@ -13,7 +13,7 @@ import msgspec
 
 from engine.change import smallest_change
 from engine.clauses import Clause, standings
-from engine.decide import block_reasons, consider, required_clauses
+from engine.decide import block_reasons, consider, counting, required_clauses
 from engine.decision import Basis, Check, Code, Decision, Shadow, Spend
 from engine.durations import format_duration
 from engine.factors import Compared, measure
@@ -54,7 +54,9 @@ def explain(facts: Facts, rules: TenantRules, decision: Decision) -> Explanation
     plan = rules.plan(facts.action, facts.posture)
     facts, _ = consider(facts, rules, plan)
     skew_s = rules.clock_skew_s
-    measured = measure(facts, plan.thresholds, rules.order, skew_s) if plan.thresholds is not None else ()
+    measured = (
+        measure(facts, plan.thresholds, rules.order, skew_s, rules.cool_off_s) if plan.thresholds is not None else ()
+    )
     reports = tuple(
         FactorReport(factor.name, factor.passed, tuple(_check(check) for check in factor.checks)) for factor in measured
     )
@@ -83,7 +85,7 @@ def _steps(facts: Facts, rules: TenantRules, decision: Decision) -> list[Step]:
     steps.append(Step(3, "requirement", stated + because))
     if decision.basis is Basis.NOT_REQUIRED:
         return steps
-    held = facts.authentications if facts.session.presented else ()
+    held = counting(facts, rules)
     standing = standings(clauses, held, facts, rules.order, rules.clock_skew_s)[0]
     best = standing.authentication
     shown = "no authentication"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from engine.acr import AcrOrder
 from engine.clauses import Ceiling
+from engine.cooloff import credible, voided_at
 from engine.decision import Code
 from engine.facts import Authentication, Binding, Evidence, Facts, TokenState
 
@@ -22,6 +23,10 @@ class Thresholds(NamedTuple):
     max_failures: int
     min_trust: float
     revalidate_every_s: float
+    # At most this share earlier, by the device's own draw.
+    revalidate_jitter: float
+    # Trust halves with every such time since the last validation; None: it does not decay.
+    half_life_s: float | None
     bound_only: bool
     session_max_age_s: float
     session_max_idle_s: float
@@ -50,19 +55,23 @@ class Measured(NamedTuple):
     checks: tuple[Compared, ...]
 
 
-def measure(facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_s: float) -> tuple[Measured, ...]:
-    """All four, in the order identity, device, session, risk."""
+def measure(
+    facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_s: float, cool_off_s: float
+) -> tuple[Measured, ...]:
+    """All four, in the order identity, device, session, risk. `cool_off_s`: see `engine.cooloff`."""
     return (
-        _identity(facts, thresholds, order, clock_skew_s),
+        _identity(facts, thresholds, order, clock_skew_s, cool_off_s),
         _device(facts, thresholds, clock_skew_s),
         _session(facts, thresholds, clock_skew_s),
         _risk(facts, thresholds),
     )
 
 
-def _identity(facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_s: float) -> Measured:
-    """What was proved on this device or in this session since the last account recovery, and recent failures."""
-    proofs = _proofs(facts, clock_skew_s)
+def _identity(
+    facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_s: float, cool_off_s: float
+) -> Measured:
+    """What was proved on this device or in this session since the last event that voids proofs, and recent failures."""
+    proofs = _proofs(facts, order, clock_skew_s, cool_off_s)
     newest: float | None = None
     checks: list[Compared] = []
     for acr, within_s in thresholds.identity:
@@ -78,36 +87,53 @@ def _identity(facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_
     return Measured("identity", passed, newest, () if passed else (Code.IDENTITY_TOO_WEAK,), tuple(checks))
 
 
-def _proofs(facts: Facts, clock_skew_s: float) -> list[Authentication]:
-    recovered_at = facts.subject.recovered_at
+def _proofs(facts: Facts, order: AcrOrder, clock_skew_s: float, cool_off_s: float) -> list[Authentication]:
+    void_at = voided_at(facts.subject)
     known_device = facts.device.binding is not Binding.UNKNOWN
     candidates = (*facts.authentications, *(facts.device.authentications if known_device else ()))
     return [
         proof
-        for proof in candidates
+        for proof in credible(candidates, facts.subject, facts.now, cool_off_s, order)
         if proof.evidence is Evidence.VERIFIED
         and proof.at is not None
         and proof.at <= facts.now + clock_skew_s
-        and (recovered_at is None or proof.at > recovered_at)
+        and (void_at is None or proof.at > void_at)
     ]
 
 
 def _device(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measured:
     device = facts.device
     known = device.binding is not Binding.UNKNOWN
-    trusted = known and device.trust >= thresholds.min_trust
     bound = device.binding is Binding.BOUND or not thresholds.bound_only
-    validated_age_s = _age(facts, device.validated_at if known else None, clock_skew_s)
-    current = validated_age_s is not None and validated_age_s <= thresholds.revalidate_every_s
-    refusals = (() if trusted and bound else (Code.DEVICE_NOT_TRUSTED,)) + (
-        () if current else (Code.DEVICE_REVALIDATION_DUE,)
-    )
+    validated_age_s = _age(facts, _validated_at(facts) if known else None, clock_skew_s)
+    trust = _decayed(device.trust, validated_age_s, thresholds.half_life_s) if known else None
+    trusted = trust is not None and trust >= thresholds.min_trust
+    due_s = thresholds.revalidate_every_s * (1.0 - thresholds.revalidate_jitter * device.revalidate_draw)
+    current = validated_age_s is not None and validated_age_s <= due_s
+    refusals: tuple[Code, ...] = ()
+    if not trusted or not bound:
+        decayed = bound and known and device.trust >= thresholds.min_trust
+        refusals = (Code.DEVICE_TRUST_DECAYED if decayed else Code.DEVICE_NOT_TRUSTED,)
+    if not current:
+        refusals += (Code.DEVICE_REVALIDATION_DUE,)
     checks: tuple[Compared, ...] = (
-        ("device.trust", device.trust if known else None, thresholds.min_trust, trusted),
+        ("device.trust", trust, thresholds.min_trust, trusted),
         ("device.binding", device.binding.value, "bound" if thresholds.bound_only else "known", known and bound),
-        ("device.validated_age_s", validated_age_s, thresholds.revalidate_every_s, current),
+        ("device.validated_age_s", validated_age_s, due_s, current),
     )
-    return Measured("device", not refusals, device.trust if known else None, refusals, checks)
+    return Measured("device", not refusals, trust, refusals, checks)
+
+
+def _validated_at(facts: Facts) -> float | None:
+    """When the device was last validated, unless that was before an event that voids it."""
+    at, void_at = facts.device.validated_at, voided_at(facts.subject)
+    return None if at is not None and void_at is not None and at <= void_at else at
+
+
+def _decayed(trust: float, validated_age_s: float | None, half_life_s: float | None) -> float:
+    if half_life_s is None:
+        return trust
+    return 0.0 if validated_age_s is None else trust * 0.5 ** (validated_age_s / half_life_s)
 
 
 def _session(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measured:

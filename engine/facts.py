@@ -114,8 +114,11 @@ class Subject(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # There may be more of them: no token was shown, or some could not be kept. Conditions then cannot read them.
     roles_partial: bool = False
     methods: tuple[str, ...] = ()
+    # When the account was last recovered, the SIM last changed, an authenticator last added; None: never.
     recovered_at: float | None = None
     failed_attempts: int | None = None
+    sim_changed_at: float | None = None
+    authenticator_changed_at: float | None = None
 
 
 class Device(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -132,6 +135,9 @@ class Device(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # What past sessions proved on it.
     authentications: tuple[Authentication, ...] = ()
     block: DeviceBlock = DeviceBlock.NONE
+    # 0-1, from a keyed hash of tenant and device: which share of the policy's jitter brings its revalidation forward, so that
+    # devices registered together do not come due together.
+    revalidate_draw: float = 0.0
 
 
 class Session(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -237,6 +243,10 @@ class Grant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     approvals: int = 0
     # None: it may be used without limit.
     budget: Budget | None = None
+    # The breaker of its class is open, or how it stands cannot be told.
+    class_suspended: bool = False
+    # 0-1: the least share of exemptions that its class wants drawn for a spot check.
+    class_spot_check_rate: float = 0.0
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -290,3 +300,5 @@ class Facts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     amount: Amount | None = None
     # Findings in force, by name.
     guards: tuple[Finding, ...] = ()
+    # The rate limit that was exceeded (`subject`, `device`, `caller`): no exemption applies. Empty: none.
+    rate_limited: str = ""

@@ -58,14 +58,14 @@ def _clause(name: str, guard: Guard, top: Clause) -> Clause:
     return Clause(f"{PREFIX}{name}", acr, kept_s, evidence=evidence, cause=Code.GUARD_RAISED)
 
 
-def raised_clauses(findings: Iterable[Finding], rules: Sequence[GuardRule]) -> list[Clause]:
+def raised_clauses(findings: Sequence[Finding], rules: Sequence[GuardRule]) -> list[Clause]:
     """Step 3: what the findings demand, where a rule takes them seriously."""
     return [
         clause._replace(after_at=finding.since) for finding, rule in _raised(findings, rules) for clause in rule.clauses
     ]
 
 
-def barring(findings: Iterable[Finding], rules: Sequence[GuardRule]) -> list[str]:
+def barring(findings: Sequence[Finding], rules: Sequence[GuardRule]) -> list[str]:
     """Step 5: clauses of raised guards that bar exemptions even where an authentication meets them."""
     return [f"{PREFIX}{rule.name}" for _, rule in _raised(findings, rules) if rule.lasting]
 

@@ -38,6 +38,7 @@ class Collection(IntEnum):
     KEYS = 6
     POSTURES = 7
     SETTINGS = 8
+    GRANT_CLASSES = 9
     DEVICES = 64
     SIGNALS = 65
 
@@ -51,6 +52,7 @@ SEGMENTS: dict[Collection, str] = {
     Collection.KEYS: "keys",
     Collection.POSTURES: "postures",
     Collection.SETTINGS: "settings",
+    Collection.GRANT_CLASSES: "grantClasses",
     Collection.DEVICES: "devices",
     Collection.SIGNALS: "signals",
 }

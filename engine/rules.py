@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from engine.acr import AcrOrder
 from engine.classes import GrantClass
 from engine.clauses import Clause
+from engine.cooloff import DEFAULT_COOL_OFF_S
 from engine.decision import Code
 from engine.facts import Evidence, Posture
 from engine.methods import DEFAULT_CATALOGUE, Method
@@ -41,7 +42,7 @@ class TenantRules:
     """Everything `decide` needs besides the facts.
 
     `top`: demanded where nothing better is known. `risk_ceiling`: a combined risk at or above it adds `top`; None: off.
-    `classes`: of grants; none: grants have no class.
+    `cool_off_s`: see `engine.cooloff`. `classes`: of grants; none: grants have no class.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class TenantRules:
         top: Clause = DEFAULT_TOP,
         risk_ceiling: float | None = None,
         clock_skew_s: float = DEFAULT_CLOCK_SKEW_S,
+        cool_off_s: float = DEFAULT_COOL_OFF_S,
         classes: Iterable[GrantClass] = (),
     ) -> None:
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
@@ -62,6 +64,7 @@ class TenantRules:
         self.top = top
         self.risk_ceiling = risk_ceiling
         self.clock_skew_s = clock_skew_s
+        self.cool_off_s = cool_off_s
         self.classes = {grant_class.id: grant_class for grant_class in classes}
         self.request_variables = _request_variables(self.policies)
         self.reads_resource_id = any(

@@ -142,7 +142,7 @@ class Story:
         self.admin.wait_until_everywhere()
         self._ask(self._alices(), Outcome.ALLOW, "REQUIREMENT_MET")
         self._title("Dora's grant once more, then the kill switch: no exemption anywhere")
-        self.world.grant("dora-travels", subject="dora")
+        self.world.grant("dora-returns", subject="dora")
         self.admin.wait_until_everywhere()
         self._ask(self._doras(), Outcome.ALLOW, "GRANT_APPLIED")
         self.world.posture("LOW", exemptions_off=True)

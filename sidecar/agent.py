@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -27,16 +28,20 @@ from sidecar.journal.ship import Shipper
 from sidecar.journal.span import encode_resource
 from sidecar.journal.spool import BYTES_PER_S, SpoolError, check_spool
 from sidecar.lease.reservations import Reservations, ReservationsError
+from sidecar.local.store import LocalStore, LocalStoreError
 from sidecar.metrics.push import MetricsPush, open_push
+from sidecar.outbox.authentications import AuthenticationSender
 from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
+from sidecar.outbox.usage import UsageSender
 from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
+from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
 _MAINTAIN_S = 1.0
@@ -83,6 +88,16 @@ def check(collection: int, record_id: str, value: bytes) -> None:
         raise RefusedError("policy_rejected", f"{record_id}: {error}") from None
 
 
+class Teller(Protocol):
+    """Something that tells the control plane what the pod's workers have done."""
+
+    async def run(self) -> None:
+        """Tells what there is, until cancelled."""
+
+    async def step(self) -> float:
+        """Tells all there is now. Returns how long to wait before the next try, seconds."""
+
+
 class _Agent:
     def __init__(self, config: Config, page: Page) -> None:
         self._config = config
@@ -113,9 +128,9 @@ class _Agent:
                 parts.push_async_callback(metrics.close)
             reporter = self._reporter(shipper)
             parts.push_async_callback(reporter.close)
-            spends = self._spends(shipper, parts)
-            await self._work(writer, shipper, reporter, metrics, spends)
-            await self._drain(shipper, reporter, metrics, spends)
+            tellers = [*self._spends(shipper, parts), *self._authentications(parts), self._usage(parts)]
+            await self._work(writer, shipper, reporter, metrics, tellers)
+            await self._drain(shipper, reporter, metrics, tellers)
         return 0
 
     def _sync(self, writer: Writer) -> SyncClient:
@@ -154,13 +169,13 @@ class _Agent:
         settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
         return JournalReporter(shipper, config.journal_dir, self._page, settings)
 
-    def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[HolderCloser | SettlementSender]:
+    def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[Teller]:
         """What tells the control plane of spends that no worker tells it of."""
         config = self._config
         boot = Clock().boot_id()
         upward = Upward(config.control_plane, config.sidecar_name, "leases")
         parts.push_async_callback(upward.close)
-        tellers: list[HolderCloser | SettlementSender] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
+        tellers: list[Teller] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
         try:
             reservations = Reservations(config.leases_dir, boot)
         except ReservationsError as error:
@@ -169,6 +184,32 @@ class _Agent:
             parts.callback(reservations.close)
             tellers.append(SettlementSender(reservations, upward))
         return tellers
+
+    def _authentications(self, parts: AsyncExitStack) -> list[Teller]:
+        """What tells the control plane of reported authentications."""
+        config = self._config
+        try:
+            local = LocalStore(config.local_dir)
+        except LocalStoreError as error:
+            _log.error("reported authentications: %s; they are not sent", error)
+            return []
+        parts.callback(local.close)
+        upward = Upward(config.control_plane, config.sidecar_name, "reported authentications")
+        parts.push_async_callback(upward.close)
+        return [AuthenticationSender(local, upward)]
+
+    def _usage(self, parts: AsyncExitStack) -> UsageSender:
+        config = self._config
+        upward = Upward(config.control_plane, config.sidecar_name, "usage")
+        parts.push_async_callback(upward.close)
+        checks = None
+        try:
+            checks = Checks(config.checks_dir, Clock().boot_id())
+        except ChecksError as error:
+            _log.error("spot checks: %s; their outcomes are not sent", error)
+        else:
+            parts.callback(checks.close)
+        return UsageSender(config.usage_dir, checks, upward)
 
     def _check_spool(self) -> None:
         """Says at once what would go wrong at the end, when nobody reads it."""
@@ -188,7 +229,7 @@ class _Agent:
         shipper: Shipper,
         reporter: JournalReporter,
         metrics: MetricsPush | None,
-        spends: Sequence[HolderCloser | SettlementSender],
+        tellers: Sequence[Teller],
     ) -> None:
         """Everything at once, until told to stop. Raises what any part raises."""
         client = None if writer is None else self._sync(writer)
@@ -197,7 +238,7 @@ class _Agent:
             asyncio.create_task(self._stop.wait(), name="stop"),
             asyncio.create_task(self._beat(client), name="beat"),
             asyncio.create_task(reporter.run(), name="report"),
-            *(asyncio.create_task(teller.run(), name="spends") for teller in spends),
+            *(asyncio.create_task(teller.run(), name="tell") for teller in tellers),
         ]
         if writer is not None and client is not None:
             others.append(asyncio.create_task(client.run(), name="sync"))
@@ -220,7 +261,7 @@ class _Agent:
         shipper: Shipper,
         reporter: JournalReporter,
         metrics: MetricsPush | None,
-        spends: Sequence[HolderCloser | SettlementSender],
+        tellers: Sequence[Teller],
     ) -> None:
         self._slot.set_state(State.DRAINING)
         config = self._config
@@ -235,7 +276,7 @@ class _Agent:
             ship_until -= max(_SPOOL_S, _SPOOL_SHARE * left_ms / 1000) + shipper.backlog_bytes() / BYTES_PER_S
         shipped = await shipper.drain(ship_until)
         # Before a spool takes the records away that tell what was spent.
-        await self._tell(spends)
+        await self._tell(tellers)
         if spool is not None:
             shipped = await self._spool(shipper, spool)
         if not shipped:
@@ -246,15 +287,15 @@ class _Agent:
             await asyncio.gather(reporter.report_last(left_s), *pushed)
         beat.cancel()
 
-    async def _tell(self, spends: Sequence[HolderCloser | SettlementSender]) -> None:
+    async def _tell(self, tellers: Sequence[Teller]) -> None:
         """Once more, for what the workers left when they ended."""
-        for teller in spends:
+        for teller in tellers:
             try:
                 async with asyncio.timeout(_LAST_WORD_S / 2):
                     await teller.step()
-            except (TimeoutError, OSError, ReservationsError):
+            except (TimeoutError, OSError, ReservationsError, LocalStoreError, ChecksError):
                 _log.warning(
-                    "leases: not all that was spent could be told; what was not counts as spent, or is told later"
+                    "not all spends, usage and reported authentications could be told; they are told later, or count as spent"
                 )
 
     async def _spool(self, shipper: Shipper, spool: Path) -> bool:

@@ -5,7 +5,7 @@ A YAML file says it (setting SIDESTEP_CALLERS):
     callers:
       - name: payments
         tokens: [/run/secrets/sidestep/payments]    files, with a token on each line
-        rpcs: [Evaluate, EvaluateBatch, Settle]     default: all three
+        rpcs: [Evaluate, EvaluateBatch, Settle, ReportOutcome]     default: these; ReportAuthentication besides
         actions: ["payments.*"]                     patterns as in policies
         diagnose: false                             may have decisions explained
 
@@ -78,8 +78,8 @@ class _Entry(BaseModel):
     name: Annotated[str, AfterValidator(check_holder_name)]
     tokens: list[Annotated[str, AfterValidator(check_token_path)]] = Field(min_length=1, max_length=16)
     # Settling is part of asking: nobody can settle what another asked.
-    rpcs: list[Literal["Evaluate", "EvaluateBatch", "Settle"]] = Field(
-        default=["Evaluate", "EvaluateBatch", "Settle"], min_length=1
+    rpcs: list[Literal["Evaluate", "EvaluateBatch", "Settle", "ReportOutcome", "ReportAuthentication"]] = Field(
+        default=["Evaluate", "EvaluateBatch", "Settle", "ReportOutcome"], min_length=1
     )
     actions: list[Annotated[str, AfterValidator(_pattern)]] = Field(min_length=1, max_length=1000)
     diagnose: StrictBool = False

@@ -136,6 +136,8 @@ class Config(BaseModel):
     journal_spool: Path | None = None
     # How often the control plane is told where the journal stands, while it grows.
     journal_report_interval_s: Duration = Field(default=5.0, ge=0.1, le=300)
+    # How long a window is in which a worker counts what its decisions come to, for the control plane.
+    usage_interval_s: Duration = Field(default=10.0, ge=0.1, le=300)
     # What decisions say of the user: a keyed hash, also the id itself, or nothing.
     telemetry_user: Literal["hash", "raw", "none"] = "hash"
     # Of the client's address: its network (/24, /48), all of it, or nothing.
@@ -189,9 +191,24 @@ class Config(BaseModel):
         return self.data_dir / "page"
 
     @property
+    def usage_dir(self) -> Path:
+        """Counts of usage that wait for the control plane."""
+        return self.data_dir / "usage"
+
+    @property
+    def checks_dir(self) -> Path:
+        """Spot checks, and their outcomes."""
+        return self.data_dir / "checks"
+
+    @property
     def leases_dir(self) -> Path:
         """What the pod knows of slices of budgets and of what was spent of them."""
         return self.data_dir / "leases"
+
+    @property
+    def local_dir(self) -> Path:
+        """What was reported in the pod, and what of it the control plane does not know yet."""
+        return self.data_dir / "local"
 
     @property
     def journal_dir(self) -> Path:

@@ -73,6 +73,10 @@ GUARDS = (
 )
 """Label values; the index is the guard's word. Those of `engine.policy.guards`, which a test holds against these."""
 
+LIMITED = ("subject", "device", "caller")
+LIMIT_EFFECTS = ("no_exemption", "refused")
+"""Label values."""
+
 LATENCY_BOUNDS_S = (
     10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0,
 )  # fmt: skip
@@ -149,6 +153,8 @@ class WorkerWord(IntEnum):
     CALLERS_FAILURES = 96
     # New findings, by guard in the order of `GUARDS`.
     GUARD_FINDINGS = 200
+    # Requests over a rate limit: by what it counts and what became of them, in the order of `LIMITED` and `LIMIT_EFFECTS`.
+    LIMITED = 210
 
 
 @unique

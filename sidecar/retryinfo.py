@@ -26,6 +26,24 @@ def retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
     return None
 
 
+def retry_status(code: int, message: str, retry_after_s: float) -> bytes:
+    """An encoded google.rpc.Status with google.rpc.RetryInfo: ask again after so many seconds."""
+    delay = Duration()
+    delay.FromNanoseconds(max(0, round(retry_after_s * 1e9)))
+    info = Any(type_url="type.googleapis.com/google.rpc.RetryInfo", value=_field(1, delay.SerializeToString()))
+    return bytes([1 << 3, code]) + _field(2, message.encode()) + _field(3, info.SerializeToString())
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A length-delimited field."""
+    length, rest = len(value), bytearray([number << 3 | 2])
+    while length > 0x7F:
+        rest.append(length & 0x7F | 0x80)
+        length >>= 7
+    rest.append(length)
+    return bytes(rest) + value
+
+
 def status_message(status: bytes) -> str:
     """The message of an encoded google.rpc.Status. Raises DecodeError."""
     messages = _fields(status, 2)

@@ -13,6 +13,7 @@ from sidestep.v1 import admin_pb2, admin_pb2_grpc, sync_pb2
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.actor import Permission
+from controlplane.api.accounts import list_accounts
 from controlplane.api.differences import reason_of
 from controlplane.api.identity import admit, begin
 from controlplane.api.imports import Import
@@ -51,7 +52,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             note = None
         else:
             reason = request.reason or reason_of(request.resource)
-            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=request.ticket)
+            ticket = request.ticket or request.resource.grant.ticket
+            note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=ticket)
         written = await self._writer.put(request.resource, note)
         return admin_pb2.PutResourceResponse(
             resource=public(name.collection, written.record),
@@ -92,6 +94,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if len(rows) == limit:
             response.next_page_token = write_token(after)
         return response
+
+    async def ListBudgetAccounts(
+        self, request: admin_pb2.ListBudgetAccountsRequest, context: Any
+    ) -> admin_pb2.ListBudgetAccountsResponse:
+        """A page of what subjects have used of a grant's budget."""
+        name = parse_name(request.name)
+        admit(Permission.READ, name.tenant)
+        return await list_accounts(self._store, name, request)
 
     async def DeleteResource(
         self, request: admin_pb2.DeleteResourceRequest, context: Any

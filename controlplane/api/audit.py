@@ -58,13 +58,12 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         admit(Permission.READ, tenant)
         if request.from_number > _MAX_NUMBER:
             raise InvalidInputError("from_number", "is no number of an entry")
-        head = await self._store.audit.head(tenant)
+        head, newest = await self._store.audit.extent(tenant)
         await context.write(audit_pb2.ExportAuditResponse(head=head))
         after = max(request.from_number, 1) - 1
-        while after < head.number:
-            batch = await self._store.audit.read(tenant, after, min(_BATCH, head.number - after))
+        while after < newest:
+            batch = await self._store.audit.read(tenant, after, min(_BATCH, newest - after))
             if not batch:
-                # The newest are gone. Who verifies finds it by the head.
                 return
             await context.write(audit_pb2.ExportAuditResponse(records=[record for _, record in batch]))
             after = batch[-1][0]

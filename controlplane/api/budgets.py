@@ -1,11 +1,12 @@
-"""What a grant's budget must satisfy, and whether a change of it lets more pass. Errors name the field."""
+"""What a grant's budget must satisfy before it is stored. Errors name the field."""
 
 from __future__ import annotations
 
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.budgets import nanos_of
 from engine.errors import InvalidInputError
-from engine.money import MAX_BUDGET_NANOS, NANOS, is_currency, to_nanos
+from engine.money import MAX_BUDGET_NANOS, NANOS, is_currency
 
 MAX_USES = 10**9
 # Ten years: longer than any strong authentication should be remembered for.
@@ -30,30 +31,6 @@ def check_budget(budget: pb.Budget, field: str) -> None:
             raise InvalidInputError(f"{field}.max_elapsed", "is not above 0 and at most ten years")
     if not (budget.max_count or amounts or budget.HasField("max_elapsed")):
         raise InvalidInputError(field, "limits nothing: give max_count, max_amount, max_per_use or max_elapsed")
-
-
-def nanos_of(amount: pb.Amount) -> int:
-    """An amount in billionths of its unit."""
-    return to_nanos(amount.units, amount.nanos)
-
-
-def widens(before: pb.Grant, after: pb.Grant) -> bool:
-    """Whether a changed grant's budget lets anything pass that the former did not: such a change may need a second person."""
-    if not after.HasField("budget"):
-        return before.HasField("budget")
-    if not before.HasField("budget"):
-        return False
-    old, new = before.budget, after.budget
-    if old.max_count and not 0 < new.max_count <= old.max_count:
-        return True
-    for name in ("max_amount", "max_per_use"):
-        if old.HasField(name):
-            was, will = getattr(old, name), getattr(new, name)
-            if not new.HasField(name) or was.currency != will.currency or nanos_of(will) > nanos_of(was):
-                return True
-    if not old.HasField("max_elapsed"):
-        return False
-    return not new.HasField("max_elapsed") or new.max_elapsed.ToNanoseconds() > old.max_elapsed.ToNanoseconds()
 
 
 def _check_amount(amount: pb.Amount, field: str) -> None:

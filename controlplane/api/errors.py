@@ -13,11 +13,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from controlplane import errors
 from controlplane.api.wire import delimited
+from engine.books import HolderClosedError
 from engine.errors import InvalidInputError, SidestepError
 
 _LOG = logging.getLogger(__name__)
 
 _CODES: dict[type[SidestepError], grpc.StatusCode] = {
+    HolderClosedError: grpc.StatusCode.FAILED_PRECONDITION,
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ConflictError: grpc.StatusCode.ABORTED,

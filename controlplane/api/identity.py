@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 ACTOR_METADATA = "x-sidestep-actor"
 _LOG_EVERY_S = 1.0
 # Services that only operators may call. A service that is not here knows its callers in another way.
-GUARDED = frozenset({"AdminService", "AuditService", "AccessService", "ProposalService"})
+GUARDED = frozenset({"AdminService", "AuditService", "AccessService", "ProposalService", "UsageService"})
 # What counts as refused by a rule, and not as having failed.
 _REFUSALS = (ForbiddenError, RefusedError, InvalidInputError, ShrinkError)
 

@@ -33,7 +33,7 @@ from controlplane.api.resources import (
 from controlplane.api.staging import Change, RepeatedError, Staged, Staging
 from controlplane.api.writing import ATTEMPTS
 from controlplane.audit import Note
-from controlplane.changecontrol import concerns
+from controlplane.changecontrol import concerns, protects
 from controlplane.errors import ConflictError, ShrinkError
 from controlplane.kinds import KINDS
 from controlplane.store import MAX_VALUE_BYTES, Head, Store, Write
@@ -252,17 +252,31 @@ class Import:
         self._control = await load_control(self._store, self._tenant)
         if not concerns(self._control, self._collection):
             return
+        if self._collection is Collection.POLICIES:
+            await self._refuse_any()
+            return
         now = time.time()
-        changes = self._staging.changed()
-        while batch := await _in_thread(_take, changes):
-            for change in batch:
-                stored = await self._store.get(self._tenant, self._collection, change.id)
-                await self._check_guard(change.id, stored, decode(self._collection, change.value), now)
-        gone = self._staging.removed() if self._replace else iter(())
-        while ids := await _in_thread(lambda: list(islice(gone, _COMMIT_RECORDS))):
-            for gone_id in ids:
-                stored = await self._store.get(self._tenant, self._collection, gone_id)
-                await self._check_guard(gone_id, stored, None, now)
+        # By what is protected, which is little, and not by what the import brings, which may be a million records.
+        of_devices = self._collection is Collection.DEVICES
+        where = Collection.DEVICE_STATES if of_devices else self._collection
+        async for record_id, value in records(self._store, self._tenant, where):
+            if not protects(where, decode(where, value), now):
+                continue
+            stored = await self._store.get(self._tenant, self._collection, record_id) if of_devices else value
+            staged = await _in_thread(self._staging.get, record_id)
+            if stored is None or (staged is None and not self._replace):
+                continue
+            after = None if staged is None else decode(self._collection, staged.value)
+            await self._check_guard(record_id, stored, after, now)
+
+    async def _refuse_any(self) -> None:
+        """Where every change is guarded: refuses the first there is."""
+        for change in await _in_thread(lambda: list(islice(self._staging.changed(), 1))):
+            stored = await self._store.get(self._tenant, self._collection, change.id)
+            await self._check_guard(change.id, stored, decode(self._collection, change.value), time.time())
+        for gone_id in await _in_thread(lambda: list(islice(self._staging.removed(), 1))) if self._replace else ():
+            stored = await self._store.get(self._tenant, self._collection, gone_id)
+            await self._check_guard(gone_id, stored, None, time.time())
 
     async def _check_guard(self, record_id: str, stored: bytes | None, after: Any | None, now: float) -> None:
         """Raises RefusedError if a second person is needed for one of its changes."""

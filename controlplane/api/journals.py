@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sidestep.v1 import admin_pb2
 
+from controlplane.api.chains import check_chain
 from controlplane.api.paging import bad_token, page_size, read_token, write_token
-from controlplane.api.reports import check_chain
 from controlplane.api.sidecars import check_sidecar
 from controlplane.store import Store
 

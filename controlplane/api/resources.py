@@ -102,6 +102,8 @@ def complete(
         if links is not None:
             settings = links.get((Collection.SETTINGS, SINGLETON_ID))
             put_grant(record, old, read_terms(settings), actor, now, field)
+    elif isinstance(record, pb.Subject):
+        _complete_subject(record, old, now, field)
     elif isinstance(record, pb.RevokedSession) and not record.HasField("revoke_time"):
         if old is not None and old.HasField("revoke_time"):
             record.revoke_time.CopyFrom(old.revoke_time)
@@ -199,6 +201,27 @@ def _complete_key(record: pb.Key, old: pb.Key | None, field: str) -> None:
     if record.kind == pb.KEY_KIND_ISSUER or record.secret:
         return
     record.secret = old.secret if old is not None else secrets.token_bytes(validation.SECRET_BYTES)
+
+
+def _complete_subject(record: pb.Subject, old: pb.Subject | None, now: float, field: str) -> None:
+    """Keeps the events that a put does not mention: somebody who does not know of one must not undo it. When the last strong
+    authentication was is what a proof said, not what somebody writes."""
+    for event in validation.SUBJECT_EVENTS:
+        at = getattr(record, event)
+        if record.HasField(event) and at.ToNanoseconds() > int((now + validation.MAX_SKEW_S) * _NANOS):
+            raise InvalidInputError(f"{field}.{event}", "lies in the future")
+        if old is not None and old.HasField(event) and not record.HasField(event):
+            at.CopyFrom(getattr(old, event))
+    # What reports say of its devices is not for a put to say.
+    record.ClearField("suspects")
+    if old is not None:
+        record.suspects.extend(old.suspects)
+    known_ns = 0 if old is None else old.strong_authentication_time.ToNanoseconds()
+    if record.strong_authentication_time.ToNanoseconds() > known_ns:
+        raise InvalidInputError(f"{field}.strong_authentication_time", "is set by the control plane alone")
+    record.ClearField("strong_authentication_time")
+    if known_ns:
+        record.strong_authentication_time.FromNanoseconds(known_ns)
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

@@ -17,9 +17,12 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.api.budgets import check_budget
 from controlplane.api.jwk import check_jwk
+from controlplane.api.limits import check_rate_limits
+from controlplane.breakers import check_breakers, check_class_state
 from controlplane.changecontrol import MAX_LIFETIME_S, MIN_LIFETIME_S
 from engine.acr import AcrOrder, check_acr
 from engine.classes import MAX_APPROVALS, MAX_CLASSES, check_class_id
+from engine.cooloff import MAX_COOL_OFF_S
 from engine.errors import InvalidInputError
 from engine.names import (
     MAX_ID_BYTES,
@@ -34,6 +37,7 @@ from engine.policy import PolicyError, check_condition
 
 MIN_MAX_AGE_S = 30
 MAX_SKEW_S = 300
+SUBJECT_EVENTS = ("recover_time", "sim_change_time", "authenticator_change_time")
 MAX_TEXT_BYTES = 1024
 MAX_ITEMS = 256
 MAX_AUTHENTICATIONS = 8
@@ -99,7 +103,8 @@ def _subject(record: pb.Subject, name: Name, field: str) -> None:
         check_id(role, where)
     for where, method in _unique(record.methods, f"{field}.methods"):
         check_id(method, where)
-    _time(record, "recover_time", field)
+    for event in (*SUBJECT_EVENTS, "strong_authentication_time"):
+        _time(record, event, field)
 
 
 @check.register
@@ -168,16 +173,31 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         _requirement(record.top_requirement, f"{field}.top_requirement", max_age_required=True)
     if record.HasField("risk_ceiling"):
         _percent(record.risk_ceiling, f"{field}.risk_ceiling")
+    check_rate_limits(record.rate_limits, f"{field}.rate_limits")
     if record.change_control.HasField("proposal_lifetime"):
         where = f"{field}.change_control.proposal_lifetime"
         wait_s = _seconds(record.change_control.proposal_lifetime, where)
         if not MIN_LIFETIME_S <= wait_s <= MAX_LIFETIME_S:
             raise InvalidInputError(where, f"{wait_s:g} s is not between {MIN_LIFETIME_S:g} s and {MAX_LIFETIME_S:g} s")
+    if record.HasField("cool_off"):
+        cool_off_s = _seconds(record.cool_off, f"{field}.cool_off")
+        if not 0 <= cool_off_s <= MAX_COOL_OFF_S:
+            raise InvalidInputError(
+                f"{field}.cool_off", f"{cool_off_s:g} s is not between 0 and {MAX_COOL_OFF_S:.0f} s"
+            )
     if record.HasField("clock_skew"):
         skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
         if not 0 <= skew_s <= MAX_SKEW_S:
             raise InvalidInputError(f"{field}.clock_skew", f"{skew_s:g} s is not between 0 and {MAX_SKEW_S} s")
     _grant_classes(record.grant_classes, f"{field}.grant_classes")
+    check_breakers(record.breakers, f"{field}.breakers")
+
+
+@check.register
+def _class_state(record: pb.GrantClassState, name: Name, field: str) -> None:
+    check_class_state(record, name.id, field)
+    _text(record.reason, f"{field}.reason")
+    _time(record, "since_time", field, required=True)
 
 
 def _grant_classes(classes: Sequence[pb.GrantClass], field: str) -> None:

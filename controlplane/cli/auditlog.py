@@ -96,6 +96,10 @@ def verify_log(client: Client, file: TextIO | None, head: str | None) -> int:
         records = _read_records(file, findings)
     seen = audit_pb2.AuditHead()
     findings += verify(tenant, _counted(records, seen), told, given)
+    if seen.number > told.number:
+        findings.append(
+            Finding(told.number + 1, "is one the head that came along knows nothing of: the head was changed")
+        )
     findings.sort(key=lambda finding: finding.number)
     _show_verdict(client, tenant, seen, findings)
     return FINDINGS if findings else 0

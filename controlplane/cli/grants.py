@@ -10,6 +10,7 @@ from sidestep.v1 import access_pb2, access_pb2_grpc, audit_pb2, audit_pb2_grpc
 from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.cli import manifests
+from controlplane.cli.budget_options import OPTIONS, stated_budget
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get, add_list
 from controlplane.cli.failures import REFUSED, Failure
@@ -61,6 +62,7 @@ def _bounds(command: _F) -> _F:
             click.option("--reason", default="", help="Why it exists."),
             click.option("--owner", default="", help="Who answers for it."),
             click.option("--ticket", default="", help="Where it was asked for (`SEC-1234`)."),
+            *OPTIONS,
             click.option(
                 "--file", "-f", type=click.File(encoding="utf-8"), help="Read the grant from a document instead."
             ),
@@ -95,6 +97,8 @@ def _stated(client: Client, record_id: str | None, file: TextIO | None, given: d
         record.ceiling.max_age.FromNanoseconds(int(given["max_age"] * 1e9))
     set_time(record.start_time, given["starts"])
     set_time(record.expire_time, given["expires"])
+    if (stated := stated_budget(given)) is not None:
+        record.budget.CopyFrom(stated)
     if given["review"] is not None:
         set_time(record.review_time, given["review"])
     return record

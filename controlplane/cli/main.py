@@ -8,9 +8,12 @@ from controlplane.cli.access import access
 from controlplane.cli.apply import apply
 from controlplane.cli.audit import audit as audit_sidecars
 from controlplane.cli.auditlog import audit
+from controlplane.cli.budgets import budget
+from controlplane.cli.classes import grant_class
 from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
+from controlplane.cli.findings import finding
 from controlplane.cli.fleet import revisions, sidecar
 from controlplane.cli.grants import grant
 from controlplane.cli.journal import journal
@@ -39,7 +42,10 @@ for command in (
     policy,
     device,
     subject,
+    budget,
     grant,
+    grant_class,
+    finding,
     access,
     signal,
     session,

@@ -31,6 +31,7 @@ from engine.names import Collection
 # Off a terminal nothing is cut or wrapped, so that `grep` finds what a table shows.
 _WIDE = 400
 _COLOURS = {"ACTIVE": "green", "DISABLED": "red", "REVOKED": "red", "QUARANTINED": "yellow", "SUSPENDED": "yellow"}
+_COLOURS |= {"REOPENING": "yellow"}
 _COLOURS |= {"REQUESTED": "yellow", "APPROVED": "yellow", "LAPSED": "red", "EXPIRED": "red", "REJECTED": "red"}
 _COLOURS |= {"LOW": "green", "ELEVATED": "yellow", "HIGH": "red", "CRITICAL": "bold red"}
 
@@ -257,6 +258,14 @@ _COLUMNS: dict[Collection, Columns] = {
         ("EXEMPTIONS", lambda posture: "off" if posture.exemptions_off else "on"),
         ("REASON", lambda posture: posture.reason or "-"),
         ("UPDATED", lambda posture: instant(posture.update_time)),
+    ],
+    Collection.GRANT_CLASSES: [
+        ("CLASS", _id),
+        ("STATE", lambda state: _enum(pb.ClassState, state.state)),
+        ("BY", lambda state: "a person" if state.held else "breaker" if state.trips else "-"),
+        ("SINCE", lambda state: instant(state.since_time)),
+        ("SPOT CHECKS", lambda state: f"{state.spot_check_rate:.3g}" if state.spot_check_rate else "-"),
+        ("REASON", lambda state: state.reason or "-"),
     ],
     Collection.DEVICES: [
         ("DEVICE", _id),

@@ -144,6 +144,8 @@ class Program(click.Group):
 def _plural(name: str | None) -> str:
     """`sidecar` and `sidecars` as `sidecars`, `policy` as `policies`."""
     name = name or ""
+    if name.endswith("ss"):
+        return f"{name}es"
     if name.endswith("s"):
         return name
     return f"{name[:-1]}ies" if name.endswith("y") and not name.endswith("ey") else f"{name}s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +14,14 @@ from sidestep.v1 import audit_pb2, audit_pb2_grpc
 from controlplane.cli.changes import target
 from controlplane.cli.client import Client
 from controlplane.cli.failures import Failure
-from controlplane.cli.output import as_dict, at, console, instant, print_data, print_table, show_record, show_result
+from controlplane.cli.manifests import dump
+from controlplane.cli.output import as_dict, at, console, instant, print_data, print_table, show_result
 from controlplane.cli.program import Family, pass_client
+from controlplane.kinds import KINDS
+from engine.names import parse_name
 
 _ID = re.compile(r"[0-9a-f]{12}")
+_LINE_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _STYLES = {"PENDING": "yellow", "APPROVED": "green", "REJECTED": "red"}
 
 
@@ -42,16 +47,15 @@ def list_proposals(client: Client, everything: bool, limit: int | None) -> None:
 @click.argument("proposal_id", metavar="ID")
 @pass_client
 def show(client: Client, proposal_id: str) -> None:
-    """Show one proposal: what would change, and the record as it would be."""
+    """Show one proposal: who asks for what, and every line that would change."""
     request = audit_pb2.GetProposalRequest(name=_name(client, proposal_id))
     found: audit_pb2.Proposal = _call(client, "GetProposal", request).proposal
     if client.output != "table":
         print_data(client, as_dict(found))
         return
     print_table([("", lambda row: row[0]), ("", lambda row: row[1])], [row for row in _rows(found) if row[1]])
-    if found.HasField("put"):
-        console().print(Text("\nthe record as it was proposed:", style="bold"))
-        show_record(client, getattr(found.put, found.put.WhichOneof("resource") or ""))
+    for line in _compare(client, found):
+        console().print(Text(line, style=_LINE_STYLES.get(line[:1], "")), soft_wrap=True)
 
 
 @proposal.command("approve")
@@ -123,6 +127,21 @@ def _state(found: audit_pb2.Proposal) -> Text:
 
 def _change(found: audit_pb2.Proposal) -> str:
     return f"{'delete' if found.HasField('delete') else 'put'} {target(found)}"
+
+
+def _compare(client: Client, found: audit_pb2.Proposal) -> Iterator[str]:
+    """The record as it is now and as it was proposed, as documents, line by line; nothing of a decided proposal."""
+    if found.state != audit_pb2.PROPOSAL_STATE_PENDING:
+        return
+    name = parse_name(target(found))
+    current = client.find(name.collection, name.id)
+    before = [] if current is None else dump(name.collection, current).splitlines()
+    after: list[str] = []
+    if found.HasField("put"):
+        record = getattr(found.put, KINDS[name.collection].field)
+        after = dump(name.collection, record).splitlines()
+    yield ""
+    yield from difflib.unified_diff(before, after, "now", "proposed", lineterm="")
 
 
 def _rows(found: audit_pb2.Proposal) -> list[tuple[str, Any]]:

@@ -69,6 +69,7 @@ def generate(client: Client, file: Path, users: int, days: int, seed: int, attac
     help="Decide by this policy; repeat for several.  [default: the built-in `signin`]",
 )
 @click.option("--action", default="signin.password", show_default=True, help="What every login asks to do.")
+@click.option("--refused-action", default="", help="What is asked after a wrong password.  [default: the same]")
 @click.option(
     "--truth",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -82,6 +83,7 @@ def rba(
     file: Path,
     policy_files: tuple[TextIO, ...],
     action: str,
+    refused_action: str,
     truth: Path | None,
     limit: int | None,
     users: int | None,
@@ -92,10 +94,12 @@ def rba(
     many honest people were asked for more because of guards. Without a truth, accounts that FILE marks as taken over are attacks.
     """
     check_action(action, "--action")
+    if refused_action:
+        check_action(refused_action, "--refused-action")
     tenant, policies = _policies(policy_files, client.tenant_option)
     if truth is None and truth_path(file).exists():
         truth = truth_path(file)
-    report = _play(file, truth, limit, users, tenant, policies, action)
+    report = _play(file, truth, limit, users, tenant, policies, (action, refused_action))
     if not report["decisions"]:
         raise Failure(f"{file}: has no logins")
     if client.output != "table":
@@ -111,7 +115,7 @@ def _play(
     users: int | None,
     tenant: str,
     policies: dict[str, str],
-    action: str,
+    actions: tuple[str, str],
 ) -> dict[str, Any]:
     try:
         # They need the sidecar's packages, which a control plane can do without.
@@ -125,7 +129,7 @@ def _play(
             tempfile.TemporaryDirectory(prefix="sidestep-simulate-") as folder,
             _progress("bytes", size) as tell,
             open_logins(file, truth, limit, users, tell) as (logins, truths),
-            Player(Path(folder), tenant, policies, action=action) as player,
+            Player(Path(folder), tenant, policies, action=actions[0], refused_action=actions[1]) as player,
         ):
             return rehearse(player, logins, truths).as_dict()
     except RbaError as error:
@@ -177,7 +181,7 @@ def _show(report: dict[str, Any]) -> None:
         f"honest logins with the right password: {honest['logins']}, exempted {_percent(honest['exemptedShare'])}, "
         f"asked for a second factor {honest['challenged']}",
         f"  because of guards: {honest['challengedByGuards']} ({_percent(honest['challengedByGuardsShare'])}), "
-        f"{honest['usersChallengedByGuards']} people"
+        f"of them {honest['challengedByGuardsUnderAttack']} on accounts under attack; {honest['usersChallengedByGuards']} people"
         + "".join(f", {name} {count}" for name, count in honest["challengedByGuard"].items()),
         f"  after stepping up still not let in: {honest['stillNotLetIn']} of {honest['steppedUp']}",
     ]

@@ -1,7 +1,8 @@
-"""`sidestep subject`: put, get, list, disable, enable, delete, hash."""
+"""`sidestep subject`: put, get, list, disable, enable, event, delete, hash."""
 
 from __future__ import annotations
 
+import time
 from typing import TextIO
 
 import click
@@ -73,6 +74,27 @@ def disable(client: Client, record_id: str) -> None:
 def enable(client: Client, record_id: str) -> None:
     """Enable a subject again."""
     _set_state(client, record_id, pb.SUBJECT_STATE_ACTIVE)
+
+
+@subject.command("event", cls=Change)
+@click.argument("record_id", metavar="ID")
+@click.option("--recovery", "fields", flag_value="recover_time", help="The account was recovered.")
+@click.option("--sim-change", "fields", flag_value="sim_change_time", help="The phone number moved to another SIM.")
+@click.option(
+    "--new-authenticator", "fields", flag_value="authenticator_change_time", help="An authenticator was added."
+)
+@click.option("--at", type=INSTANT, help="When.  [default: now]")
+@pass_client
+def event(client: Client, record_id: str, fields: str | None, at: float | None) -> None:
+    """Tell of an event that voids what the subject's devices and sessions have proved.
+
+    No grant applies to the subject until the tenant's cool-off is over.
+    """
+    if fields is None:
+        raise click.UsageError("name the event: --recovery, --sim-change or --new-authenticator")
+    record = client.get(Collection.SUBJECTS, record_id)
+    set_time(getattr(record, fields), time.time() if at is None else at)
+    put_record(client, record)
 
 
 @subject.command("hash")

@@ -12,6 +12,7 @@ from sidestep.v1 import resources_pb2 as pb
 from controlplane.grants import Terms, facts_of, read_terms
 from controlplane.store import Store
 from engine.classes import class_name
+from engine.decision import Code
 from engine.exemption import dormancy
 from engine.lifecycle import State
 from engine.names import SINGLETON_ID, Collection
@@ -21,6 +22,7 @@ LastUsed = Callable[[str], Awaitable[Mapping[str, float]]]
 
 _PAGE = 1_000
 _SCOPES = {"subject": pb.GRANT_SCOPE_SUBJECT, "role": pb.GRANT_SCOPE_ROLE, "device": pb.GRANT_SCOPE_DEVICE}
+_APPLYING = frozenset({pb.CLASS_STATE_ACTIVE, pb.CLASS_STATE_REOPENING})
 # Nothing brings these back.
 _OVER = frozenset({State.REVOKED, State.REJECTED})
 
@@ -52,12 +54,15 @@ class Reviewer:
         """
         terms = read_terms(await self._store.get(tenant, Collection.SETTINGS, SINGLETON_ID))
         used = await self._last_used(tenant)
+        suspended = await self._suspended(tenant)
         by_role, disabled = await self._subjects(tenant)
         async for value in self._values(tenant, Collection.GRANTS):
             grant = _parsed(value)
             if grant is None:
                 continue
             entry = _entry(grant, terms, used, now)
+            if not entry.refusal and class_name(grant.grant_class) in suspended:
+                entry.refusal = Code.CLASS_SUSPENDED.value
             if entry.refusal and not (dormant and grant.state not in _GONE):
                 continue
             for holder in await self._holders(tenant, grant, by_role):
@@ -66,6 +71,12 @@ class Reviewer:
                 of_holder = access_pb2.AccessEntry(subject=holder)
                 of_holder.MergeFrom(entry)
                 yield of_holder
+
+    async def _suspended(self, tenant: str) -> set[str]:
+        """Classes whose grants do not apply, because of their breaker."""
+        rows = await self._store.list(tenant, Collection.GRANT_CLASSES, limit=_PAGE)
+        states = {name: pb.GrantClassState.FromString(value).state for name, value in rows}
+        return {name for name, state in states.items() if state not in _APPLYING}
 
     async def _subjects(self, tenant: str) -> tuple[Mapping[str, list[str]], set[str]]:
         """Subject ids by role, and those that are disabled."""

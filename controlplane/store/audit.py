@@ -6,7 +6,7 @@ import asyncio
 from typing import NamedTuple
 
 from sidestep.v1 import audit_pb2, resources_pb2
-from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, insert, select
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from controlplane.audit import MAX_DETAIL, MAX_REASON, MAX_TICKET, Note, genesis, link
@@ -129,11 +129,18 @@ class AuditTable:
 
     async def head(self, tenant: str) -> audit_pb2.AuditHead:
         """Where the tenant's chain stands; number 0 if it has none."""
+        return (await self.extent(tenant))[0]
+
+    async def extent(self, tenant: str) -> tuple[audit_pb2.AuditHead, int]:
+        """Where the tenant's chain stands, and the number of its newest entry: the same, unless somebody changed the tables."""
         query = select(AUDIT_HEADS.c.number, AUDIT_HEADS.c.hash).where(AUDIT_HEADS.c.tenant == tenant)
+        newest = select(func.max(AUDIT.c.number)).where(AUDIT.c.tenant == tenant)
         with translated_errors():
+            # One transaction: of one moment.
             async with self._engine.connect() as conn:
                 row = (await conn.execute(query)).one_or_none()
-                return audit_pb2.AuditHead() if row is None else audit_pb2.AuditHead(number=row[0], hash=row[1])
+                head = audit_pb2.AuditHead() if row is None else audit_pb2.AuditHead(number=row[0], hash=row[1])
+                return head, await conn.scalar(newest) or 0
 
 
 def _cut(text: str, limit: int) -> str:

@@ -9,7 +9,11 @@ from controlplane.errors import SchemaError
 
 # Modules with tables of their own: what they add to METADATA must be there before anything is created.
 from controlplane.store import audit as _audit  # noqa: F401
+from controlplane.store import budget_tables as _budget_tables  # noqa: F401
+from controlplane.store import findings as _findings  # noqa: F401
+from controlplane.store import proofs as _proofs  # noqa: F401
 from controlplane.store import proposals as _proposals  # noqa: F401
+from controlplane.store import usage as _usage  # noqa: F401
 from controlplane.store.rules import begin_history
 from controlplane.store.tables import CHANGES, HEADS, METADATA, RECORDS, SCHEMA, SCHEMA_VERSION, SIDECARS
 

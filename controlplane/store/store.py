@@ -26,15 +26,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from controlplane.audit import Note
 from controlplane.errors import CompactedError, NotFoundError
 from controlplane.store.audit import AuditTable
+from controlplane.store.budgets import BudgetTable
 from controlplane.store.commit import Values, write_commit
 from controlplane.store.dialect import for_writing, open_engine, translated_errors
+from controlplane.store.findings import FindingTable
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
+from controlplane.store.proofs import ProofTable
 from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import ensure_schema
 from controlplane.store.sidecars import SidecarTable
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
+from controlplane.store.usage import UsageTable
 from engine.names import Lane
 
 T = TypeVar("T")
@@ -66,7 +70,11 @@ class Store:
         self._watchers: list[Callable[[Iterable[Head]], None]] = []
         self._sidecars = SidecarTable(engine)
         self.journals = JournalTable(engine, self._writing)
+        self.budgets = BudgetTable(engine, self._writing)
         self.audit = AuditTable(engine, self._writing)
+        self.usage = UsageTable(engine, self._writing)
+        self.findings = FindingTable(engine, self._writing)
+        self.proofs = ProofTable(engine, self._writing)
         self.proposals = ProposalTable(engine, self._writing)
 
     @classmethod
@@ -90,6 +98,7 @@ class Store:
         if self._running:
             await asyncio.wait(self._running)
         await self.journals.close()
+        await self.budgets.close()
         try:
             await self.flush_sidecars()
         finally:

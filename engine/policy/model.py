@@ -79,6 +79,14 @@ class DeviceThreshold(Model):
     revalidate_every: Duration = Field(
         alias="revalidateEvery", description="Longest time since a strong authentication confirmed the device."
     )
+    revalidate_jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.2,
+        alias="revalidateJitter",
+        description="Each device comes due up to this share of revalidateEvery earlier, always by the same.",
+    )
+    half_life: MaxAge | None = Field(
+        None, alias="halfLife", description="Trust halves with every such time since the device was last validated."
+    )
 
 
 class SessionThreshold(Model):

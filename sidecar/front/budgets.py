@@ -79,10 +79,13 @@ class Budgets:
                 if taken is not None:
                     return Decided(facts, decision, taken)
             # Another loop was quicker: with what it has left.
-            tenant = facts.tenant
-            facts = _holding(facts, lambda grant: self.leases.held(Account(tenant, grant.id, subject)))  # noqa: B023
+            facts = self.renewed(facts, subject)
         facts = _holding(facts, lambda _: None)
         return Decided(facts, decide(facts, rules), None)
+
+    def renewed(self, facts: Facts, subject: str) -> Facts:
+        """The facts with what is held by now."""
+        return _holding(facts, lambda grant: self.leases.held(Account(facts.tenant, grant.id, subject)))
 
     def _want(self, facts: Facts, rules: TenantRules, subject: str, decision: Decision) -> Wait | None:
         wanted = awaits_lease(facts, rules, decision)

@@ -6,6 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
+
+from engine.errors import InvalidInputError
 
 _RANDOM_BITS: Final = 74
 _LOW_BITS: Final = 62
@@ -55,3 +58,14 @@ def id_text(decision_id: bytes) -> str:
     """The usual form: 36 characters in lower case."""
     h = decision_id.hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def parse_id(text: str) -> bytes:
+    """The 16 bytes of a decision id as callers have it. Raises InvalidInputError."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or str(parsed) != text.lower():
+        raise InvalidInputError("decision_id", "is not the id of a decision")
+    return parsed.bytes

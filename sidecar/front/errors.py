@@ -7,9 +7,13 @@ from typing import Final
 from engine.errors import InvalidInputError, SidestepError
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import ScopeError
+from sidecar.guard.buckets import RateLimitedError
 from sidecar.journal.segment import JournalError
 from sidecar.lease.reservations import AlreadySettledError, ReservationsError, UnknownDecisionError
+from sidecar.local.store import LocalStoreError, StaleProofError, UsedProofError
+from sidecar.retryinfo import retry_status
 from sidecar.store.errors import NotLoadedError, UnreadableError
+from sidecar.usage.checks import AlreadyReportedError, ChecksError, UnknownCheckError
 
 
 class TooLargeError(SidestepError):
@@ -54,6 +58,7 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (InvalidInputError, StatusCode.INVALID_ARGUMENT),
     (TooLargeError, StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, StatusCode.RESOURCE_EXHAUSTED),
+    (RateLimitedError, StatusCode.RESOURCE_EXHAUSTED),
     (UnauthenticatedError, StatusCode.UNAUTHENTICATED),
     (ForbiddenError, StatusCode.PERMISSION_DENIED),
     (ScopeError, StatusCode.PERMISSION_DENIED),
@@ -66,6 +71,12 @@ _CODES: Final[tuple[tuple[type[SidestepError], StatusCode], ...]] = (
     (UnknownDecisionError, StatusCode.NOT_FOUND),
     (AlreadySettledError, StatusCode.FAILED_PRECONDITION),
     (ReservationsError, StatusCode.UNAVAILABLE),
+    (UsedProofError, StatusCode.ALREADY_EXISTS),
+    (StaleProofError, StatusCode.FAILED_PRECONDITION),
+    (LocalStoreError, StatusCode.UNAVAILABLE),
+    (UnknownCheckError, StatusCode.NOT_FOUND),
+    (AlreadyReportedError, StatusCode.FAILED_PRECONDITION),
+    (ChecksError, StatusCode.UNAVAILABLE),
     (CallersUnreadError, StatusCode.UNAVAILABLE),
 )
 
@@ -76,3 +87,11 @@ def status_of(error: BaseException) -> tuple[StatusCode, str]:
         if isinstance(error, kind):
             return code, str(error)
     return StatusCode.INTERNAL, "internal error"
+
+
+def details_of(error: BaseException) -> bytes:
+    """The google.rpc.Status for a caller that may try again after a while it can be told; empty for any other error."""
+    if not isinstance(error, RateLimitedError):
+        return b""
+    code, message = status_of(error)
+    return retry_status(code, message, error.retry_after_s)

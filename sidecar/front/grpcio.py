@@ -15,6 +15,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
 
 from sidecar.front.transport import (
+    DETAILS,
     MAX_WAITING,
     NO_DEADLINE,
     WAKE_S,
@@ -42,6 +43,12 @@ _STOP_S = 5.0
 class _Failure(NamedTuple):
     code: StatusCode
     message: str
+    details: bytes = b""
+
+    async def end(self, context: Any) -> None:
+        """Ends a call so; raises."""
+        trailers = ((DETAILS, self.details),) if self.details else ()
+        await context.abort(_CODES[self.code], self.message, trailers)
 
 
 class _Stream:
@@ -114,13 +121,13 @@ class GrpcioTransport:
         """See `Transport.answer`."""
         self._finish(call.handle, payload)
 
-    def fail(self, call: Call, code: StatusCode, message: str) -> None:
+    def fail(self, call: Call, code: StatusCode, message: str, details: bytes = b"") -> None:
         """See `Transport.fail`."""
         if isinstance(call.handle, _Stream):
-            call.handle.failure = _Failure(code, message)
+            call.handle.failure = _Failure(code, message, details)
             self._tell(call.handle.changed.set)
         else:
-            self._finish(call.handle, _Failure(code, message))
+            self._finish(call.handle, _Failure(code, message, details))
 
     def send(self, call: Call, payload: bytes) -> bool:
         """See `Transport.send`."""
@@ -179,7 +186,7 @@ class GrpcioTransport:
         finally:
             self._in_flight -= 1
         if isinstance(result, _Failure):
-            await context.abort(_CODES[result.code], result.message)
+            await result.end(context)
             raise AssertionError  # abort raises
         return result
 
@@ -196,7 +203,7 @@ class GrpcioTransport:
                     await context.write(stream.unsent)
                     stream.unsent = None
                 if stream.failure is not None:
-                    await context.abort(_CODES[stream.failure.code], stream.failure.message)
+                    await stream.failure.end(context)
         except grpc.aio.InternalError:
             pass  # while a message was on its way
         finally:

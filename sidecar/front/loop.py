@@ -21,7 +21,7 @@ from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
-from sidecar.front.errors import TooLargeError, UnrecordedError
+from sidecar.front.errors import TooLargeError, UnrecordedError, details_of
 from sidecar.front.faults import Faults
 from sidecar.front.health import Health, Watchers
 from sidecar.front.methods import CHECK, EVALUATE, EVALUATE_BATCH, LIST, OTHERS, WATCH, OtherCall
@@ -281,6 +281,7 @@ class WorkerLoop:
     ) -> bool:
         """Decides one request. False: it has to wait."""
         request, caller = question.requests[index], question.caller
+        waited, question.waited = question.waited, None
         batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
             if batch and request.ByteSize() > self._max_message_bytes:
@@ -304,11 +305,14 @@ class WorkerLoop:
                         journal_full=not room,
                         behind=behind,
                         patient=not question.wait_until or time.monotonic() < question.wait_until,
+                        waited=waited,
                     )
                     if isinstance(found, Verdict):
                         verdict = found
                         break
-                    if self._waits(question, found):
+                    waited = found.examined
+                    if self._waits(question, found.over):
+                        question.waited = waited
                         return False
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails
@@ -392,7 +396,7 @@ class WorkerLoop:
             self._transport.answer(question.call, b"".join(question.results))
 
     def _fail(self, call: Call, error: BaseException) -> None:
-        self._transport.fail(call, *self._faults.status(error, call))
+        self._transport.fail(call, *self._faults.status(error, call), details_of(error))
 
 
 def _question(call: Call, caller: Caller | None) -> Question:

@@ -11,6 +11,7 @@ from pygrpc_native import EVENT_CALL, STREAM_FULL, NativeGrpcFront
 
 from sidecar.front.reflection import ReflectionServer
 from sidecar.front.transport import (
+    DETAILS,
     MAX_WAITING,
     NO_DEADLINE,
     WAKE_S,
@@ -96,10 +97,10 @@ class NativeTransport:
         self._open.pop(call.handle, None)
         self._front.respond(call.handle, payload)
 
-    def fail(self, call: Call, code: StatusCode, message: str) -> None:
+    def fail(self, call: Call, code: StatusCode, message: str, details: bytes = b"") -> None:
         """See `Transport.fail`."""
         self._open.pop(call.handle, None)
-        self._front.fail(call.handle, code, message)
+        self._front.fail(call.handle, code, message, [(DETAILS, details)] if details else None)
 
     def send(self, call: Call, payload: bytes) -> bool:
         """See `Transport.send`."""

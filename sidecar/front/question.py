@@ -12,6 +12,7 @@ from sidecar.callers import Caller
 from sidecar.front.servicer import Verdict
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.front.transport import Call
+from sidecar.guard.guards import Examined
 from sidecar.journal.record import BatchRecord
 from sidecar.lease.leases import Wait
 from sidecar.store.view import ReadView
@@ -30,6 +31,8 @@ class Question(msgspec.Struct, eq=False):
     # What it waits for to be decided, and until when at most (monotonic; 0: it has not had to wait).
     wait: Wait | None = None
     wait_until: float = 0.0
+    # Of the request that waits.
+    waited: Examined | None = None
     # How many requests have been looked into.
     done: int = 0
     # The call was failed while some of its requests were still on their way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -27,10 +27,12 @@ from sidecar.front.errors import UnderWayError
 from sidecar.front.repeats import Kept, Repeats, content_of, repeat_key, same
 from sidecar.front.traceparent import kept_traceparent
 from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
+from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Examined, Guards
 from sidecar.journal.record import Record, encode_record
 from sidecar.lease.leases import Taken, Wait
 from sidecar.store.view import ReadView
+from sidecar.usage.collector import Collector, Recorded
 
 SERVICE: Final = "sidestep.v1.DecisionService"
 MAX_ENTRIES: Final = 100
@@ -60,12 +62,19 @@ class Verdict(msgspec.Struct, eq=False, gc=False):
     repeated: bool = False
 
 
+class Waiting(NamedTuple):
+    """A request that has to wait. `examined`: what is known of it, so that it is not counted again when it is decided."""
+
+    over: Wait
+    examined: Examined | None = None
+
+
 class DecisionServicer:
     """Decides requests. One per worker loop: it holds caches, and is not thread-safe.
 
     `diagnose`: whether callers that are not identified get an explanation if they ask. `disclosure`: what records may say of a
-    person. `repeats`, `guards`, `budgets`: shared by the loops of a worker; without `budgets`, no grant with a budget
-    applies.
+    person. `repeats`, `guards`, `budgets`, `usage`: shared by the loops of a worker; without `budgets`, no grant with a budget
+    applies. `reported`: what was reported in this pod lately.
     """
 
     def __init__(
@@ -78,8 +87,11 @@ class DecisionServicer:
         repeats: Repeats | None = None,
         guards: Guards | None = None,
         budgets: Budgets | None = None,
+        usage: Collector | None = None,
+        reported: ReportedLately | None = None,
     ) -> None:
-        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held)
+        self._usage = usage
+        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held, reported)
         self._budgets = budgets
         self._clock = clock
         self._diagnose = diagnose
@@ -101,20 +113,29 @@ class DecisionServicer:
         journal_full: bool = False,
         behind: bool = False,
         patient: bool = False,
-    ) -> Verdict | Wait:
+        waited: Examined | None = None,
+    ) -> Verdict | Waiting:
         """Decides one request at `now`. `caller`: None if callers are not identified. `patient`: it can wait, and what it has to
-        wait for is returned if there is such a thing; not patient, it gets a verdict. Raises as `Gatherer.gather`, and
-        UnderWayError if another with its request_id must be waited for."""
+        wait for is returned if there is such a thing; not patient, it gets a verdict. `waited`: what is known of it, if it has
+        waited; then only what is held of budgets is looked up again. Raises as `Gatherer.gather`, and UnderWayError if another
+        with its request_id must be waited for."""
         begun = time.perf_counter()
-        gathered = self._gatherer.gather(
-            request, view, now, clock=self._clock, journal_full=journal_full, behind=behind
-        )
+        if waited is None:
+            gathered = self._gatherer.gather(
+                request, view, now, clock=self._clock, journal_full=journal_full, behind=behind
+            )
+        else:
+            gathered = waited.gathered
+            if self._budgets is not None:
+                facts = self._budgets.renewed(gathered.facts, request.subject.id)
+                gathered = gathered._replace(facts=msgspec.structs.replace(facts, journal_full=journal_full))
+            waited = msgspec.structs.replace(waited, gathered=gathered)
         if request.request_id:
-            return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient)
-        examined = self._guards.examine(gathered)
+            return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient, waited)
+        examined = waited or self._guards.examine(gathered, _name(caller))
         found = self._decide(examined.gathered.facts, gathered.rules, request, patient)
         if not isinstance(found, Decided):
-            return found
+            return Waiting(found, examined)
         return self._taken(request, traceparent, caller, batch, examined, found, begun)
 
     def _evaluate_once(
@@ -126,7 +147,8 @@ class DecisionServicer:
         gathered: Gathered,
         begun: float,
         patient: bool,
-    ) -> Verdict | Wait:
+        waited: Examined | None,
+    ) -> Verdict | Waiting:
         """Decides a request that may be a repeat: then it gets the first one's answer, if it would be decided the same."""
         facts, rules = gathered.facts, gathered.rules
         key = repeat_key(_name(caller), facts.tenant, request.subject.id, request.request_id)
@@ -135,10 +157,10 @@ class DecisionServicer:
         if first is None and self._budgets is not None:
             first = self._budgets.first(key, content, facts)
             if first is not None and first.answer is None:
-                return _patiently(self._budgets.another(key), patient)
+                return _patiently(self._budgets.another(key), patient, waited)
         if first is not None and first.answer is None:
-            return _patiently(first.settled, patient)
-        examined = self._guards.examine(gathered)
+            return _patiently(first.settled, patient, waited)
+        examined = waited or self._guards.examine(gathered, _name(caller))
         gathered = examined.gathered
         if first is not None and first.decision is not None and first.answer is not None:
             decision = decide(credited(gathered.facts, first.decision.spend), rules)
@@ -149,13 +171,13 @@ class DecisionServicer:
                 )
         found = self._decide(gathered.facts, rules, request, patient)
         if not isinstance(found, Decided):
-            return found
+            return Waiting(found, examined)
         verdict = self._taken(request, traceparent, caller, batch, examined, found, begun)
         verdict.kept = self.repeats.begin(key, content, found.decision, time.monotonic())
         if verdict.kept is None:
             self._undo(verdict)
             other = self.repeats.find(key, content, time.monotonic())
-            return (lambda: True) if other is None else _patiently(other.settled, patient)
+            return Waiting(lambda: True, examined) if other is None else _patiently(other.settled, patient, examined)
         if verdict.taken is not None and self._budgets is not None:
             try:
                 verdict.claimed = self._budgets.claim(key, content)
@@ -163,7 +185,7 @@ class DecisionServicer:
                 if not verdict.claimed:
                     self.unrecorded(verdict)
             if not verdict.claimed:
-                return _patiently(self._budgets.another(key), patient)
+                return _patiently(self._budgets.another(key), patient, examined)
         return verdict
 
     def _decide(
@@ -217,6 +239,8 @@ class DecisionServicer:
                 )
         if spent and self._budgets is not None:
             self._budgets.commit(spent)
+        if self._usage is not None:
+            self._usage.note(_noted(verdict) for verdict in verdicts if not verdict.repeated)
 
     def unrecorded(self, verdict: Verdict) -> None:
         """It has no record in the journal; it is answered otherwise, or not at all."""
@@ -322,10 +346,24 @@ class DecisionServicer:
         )
 
 
-def _patiently(wait: Wait, patient: bool) -> Wait:
+def _noted(verdict: Verdict) -> Recorded:
+    gathered = verdict.gathered
+    return Recorded(
+        verdict.decision_id,
+        gathered.facts,
+        verdict.decision,
+        verdict.request.subject.id,
+        _name(verdict.caller),
+        gathered.secret,
+        gathered.fingerprint,
+        gathered.device_evidence,
+    )
+
+
+def _patiently(wait: Wait, patient: bool, examined: Examined | None) -> Waiting:
     if not patient:
         raise UnderWayError
-    return wait
+    return Waiting(wait, examined)
 
 
 def _name(caller: Caller | None) -> str:

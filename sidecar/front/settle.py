@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final
-from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from sidestep.v1 import decision_pb2, lease_pb2
@@ -11,6 +10,7 @@ from sidestep.v1 import decision_pb2, lease_pb2
 from engine.errors import InvalidInputError
 from sidecar.callers import Caller
 from sidecar.clock import Clock
+from sidecar.front.decision_id import parse_id
 from sidecar.lease.reservations import CANCELLED, EXECUTED, Reservations, ReservationsError
 
 MAX_SETTLE_BYTES: Final = 1024
@@ -41,19 +41,9 @@ class Settler:
         state = _STATES.get(request.settlement)
         if state is None:
             raise InvalidInputError("settlement", "must be SETTLEMENT_EXECUTED or SETTLEMENT_CANCELLED")
-        decision_id = _parse_id(request.decision_id)
+        decision_id = parse_id(request.decision_id)
         if self._reservations is None:
             raise ReservationsError("the reservations of this sidecar cannot be used")
         name = "" if caller is None else caller.name
         self._reservations.settle(decision_id, name, state, self._clock.boottime())
         return _SETTLED
-
-
-def _parse_id(text: str) -> bytes:
-    try:
-        parsed = UUID(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or str(parsed) != text.lower():
-        raise InvalidInputError("decision_id", "is not the id of a decision")
-    return parsed.bytes

@@ -17,6 +17,9 @@ import msgspec
 from engine.errors import SidestepError
 from sidecar.listeners import Listener
 
+DETAILS = "grpc-status-details-bin"
+"""Trailing metadata that carries a google.rpc.Status."""
+
 MAX_WAITING = 1024
 """Calls that may wait for the loop, and calls that may be in flight on one connection."""
 
@@ -47,6 +50,7 @@ class StatusCode(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
@@ -112,8 +116,11 @@ class Transport(Protocol):
     def answer(self, call: Call, payload: bytes) -> None:
         """Ends a unary call with its answer. Harmless if the caller has gone."""
 
-    def fail(self, call: Call, code: StatusCode, message: str) -> None:
-        """Ends any call with a status. Harmless if the caller has gone."""
+    def fail(self, call: Call, code: StatusCode, message: str, details: bytes = b"") -> None:
+        """Ends any call with a status. Harmless if the caller has gone.
+
+        `details`: an encoded google.rpc.Status that says more than code and message; empty: there is none.
+        """
 
     def send(self, call: Call, payload: bytes) -> bool:
         """Sends one message of a streaming call, which stays open. False: the last one is not out yet; try again later."""

@@ -22,19 +22,25 @@ from sidecar.front.health import HEALTH_SERVICE, Health
 from sidecar.front.loop import WorkerLoop
 from sidecar.front.methods import OtherCall, methods
 from sidecar.front.native import NativeTransport
+from sidecar.front.outcomes import MAX_OUTCOME_BYTES, OutcomeTaker
 from sidecar.front.recorder import Recorder
 from sidecar.front.repeats import Repeats
+from sidecar.front.report import MAX_REPORT_BYTES, AuthenticationReporter
 from sidecar.front.servicer import SERVICE, DecisionServicer
 from sidecar.front.settle import MAX_SETTLE_BYTES, Settler
 from sidecar.front.transport import Transport, TransportError, TransportType
 from sidecar.gather.gatherer import GatherConfig
+from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Guards
 from sidecar.guard.places import Places
 from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
+from sidecar.local.store import LocalStore, LocalStoreError
 from sidecar.page import State, WorkerSlot
 from sidecar.store.reader import Reader
+from sidecar.usage.checks import Checks, ChecksError
+from sidecar.usage.collector import Collector
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +73,15 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     clock = clock or Clock()
     reservations = _reservations(config, clock)
-    others = (OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),)
+    checks = _checks(config, clock)
+    local = _local_store(config)
+    reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+    reporter = AuthenticationReporter(local, reader, clock, config.tenant)
+    others = (
+        OtherCall("Settle", MAX_SETTLE_BYTES, Settler(reservations, clock).answer),
+        OtherCall("ReportAuthentication", MAX_REPORT_BYTES, reporter.answer),
+        OtherCall("ReportOutcome", MAX_OUTCOME_BYTES, OutcomeTaker(checks, clock).answer),
+    )
     transports: list[Transport] = []
     try:
         journal = SegmentWriter(
@@ -95,13 +109,28 @@ def run(
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
     budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
-    worker = _Worker(config, page, clock, journal, transports, others, guards, places, budgets, leases)
+    usage = Collector(
+        config.usage_dir,
+        journal.chain,
+        clock,
+        findings=guards.findings,
+        checks=checks,
+        window_s=config.usage_interval_s,
+    )
+    reported = None if local is None else local.authentications
+    worker = _Worker(
+        config, page, clock, reader, journal, transports, others, guards, places, budgets, leases, usage, reported
+    )
     try:
         return worker.serve()
     finally:
         worker.close()
+        if checks is not None:
+            checks.close()
         if reservations is not None:
             reservations.close()
+        if local is not None:
+            local.close()
 
 
 def _reservations(config: Config, clock: Clock) -> Reservations | None:
@@ -110,6 +139,24 @@ def _reservations(config: Config, clock: Clock) -> Reservations | None:
         return Reservations(config.leases_dir, clock.boot_id())
     except ReservationsError as error:
         _log.error("leases: %s; no grant with a budget applies, and nothing can be settled", error)
+        return None
+
+
+def _checks(config: Config, clock: Clock) -> Checks | None:
+    """None: they cannot be used, which has been logged."""
+    try:
+        return Checks(config.checks_dir, clock.boot_id())
+    except ChecksError as error:
+        _log.error("spot checks: %s; their outcomes cannot be reported", error)
+        return None
+
+
+def _local_store(config: Config) -> LocalStore | None:
+    """None: it cannot be used, which has been logged."""
+    try:
+        return LocalStore(config.local_dir)
+    except LocalStoreError as error:
+        _log.error("reported authentications: %s; none is taken, and none counts", error)
         return None
 
 
@@ -128,6 +175,7 @@ class _Worker:
         config: Config,
         page: WorkerSlot,
         clock: Clock,
+        reader: Reader,
         journal: SegmentWriter,
         transports: list[Transport],
         others: Sequence[OtherCall],
@@ -135,7 +183,10 @@ class _Worker:
         places: Places | None,
         budgets: Budgets | None,
         leases: LeaseClient | None,
+        usage: Collector,
+        reported: ReportedLately | None,
     ) -> None:
+        self._usage = usage
         self._page = page
         self._clock = clock
         self._places = places
@@ -144,7 +195,7 @@ class _Worker:
         self._drain_s = max(_LEAVE_S, config.shutdown_grace_s / 2 - _LEAVE_S)
         self._journal = journal
         self._transports = transports
-        self._reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
+        self._reader = reader
         self._health = Health()
         gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
         self._recorder = Recorder(journal, page, clock)
@@ -160,7 +211,9 @@ class _Worker:
                     disclosure=Disclosure(config.telemetry_user, config.telemetry_address, config.telemetry_values),
                     guards=guards,
                     budgets=budgets,
+                    usage=usage,
                     repeats=repeats,
+                    reported=reported,
                 ),
                 self._reader,
                 self._recorder,
@@ -212,6 +265,7 @@ class _Worker:
         # A loop that hangs may have spent something just now: then the agent accounts for it, by the journal.
         if self._leases is not None and not any(thread.is_alive() for thread in self._threads):
             self._leases.close(_CLOSE_LEASES_S)
+        self._usage.close()
         self._recorder.settle()
         self._journal.close()
         self._reader.close()
@@ -229,6 +283,7 @@ class _Worker:
         self._health.loaded = urgent is not None and bulk is not None
         self._page.set_state(State.SERVING if self._health.loaded else State.NOT_LOADED)
         self._recorder.settle()
+        self._usage.follow()
         if self._admission is not None:
             self._admission.follow()
         if self._places is not None:

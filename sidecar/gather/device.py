@@ -7,7 +7,9 @@ use unless the evidence rules it out (docs/adr/0003-blocked-devices.md).
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -106,9 +108,18 @@ class DeviceRecogniser:
         if block is not DeviceBlock.NONE:
             return (Device(presented=shown.presented, id=blocked_id, block=block),)
         latest = now + tenant.rules.clock_skew_s
-        return tuple(_device(match, profile, latest) for match, profile in fitting[:MAX_FITTING]) or (
-            Device(presented=shown.presented),
-        )
+        secret = tenant.secret(now)
+        return tuple(
+            _device(match, profile, latest, revalidate_draw(secret, tenant_id, profile.id))
+            for match, profile in fitting[:MAX_FITTING]
+        ) or (Device(presented=shown.presented),)
+
+    def rules_out(
+        self, view: ReadView, tenant_id: str, tenant: Tenant, shown: DeviceEvidence, now: float, device_id: str
+    ) -> bool:
+        """Whether the evidence shows that it is not this device: by a component that cannot have changed."""
+        profile = self._profile(view, tenant_id, device_id)
+        return profile is not None and not profile.bare and self._match(profile, tenant, shown, now).excluded
 
     def _least(self, profile: Profile, tenant: Tenant) -> float:
         return ID_ONLY_TRUST if profile.bare else tenant.catalogue.min_similarity
@@ -186,11 +197,12 @@ class DeviceRecogniser:
         key = (catalogue, shown.encoded, secret.key)
         observed = self._observed.get(key)
         if observed is None:
-            observed = self._observed[key] = _observe(shown.fingerprint, catalogue, secret)
+            observed = self._observed[key] = observe(shown.fingerprint, catalogue, secret)
         return observed
 
 
-def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+def observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secret) -> Observed:
+    """A fingerprint as it came, normalised with a tenant secret. What is not among the components is left out."""
     components: dict[str, bytes] = {}
     versions: dict[str, int] = {}
     for name, value in fingerprint.items():
@@ -204,7 +216,17 @@ def _observe(fingerprint: Mapping[str, str], catalogue: Catalogue, secret: Secre
     return Observed(components, versions)
 
 
-def _device(match: _Match, profile: Profile, latest: float) -> Device:
+@lru_cache(8192)
+def revalidate_draw(secret: bytes | None, tenant: str, device_id: str) -> float:
+    """Uniform in [0, 1), always the same for a device while the tenant's secret is. Without a usable secret 1: as early as can
+    be."""
+    if secret is None:
+        return 1.0
+    digest = hmac.digest(secret, b"revalidate\0" + f"{tenant}\0{device_id}".encode(), "sha256")
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _device(match: _Match, profile: Profile, latest: float, draw: float) -> Device:
     """The device as facts. `latest`: a time after it is impossible, and as good as none."""
     validated_at = profile.validated_at
     if validated_at is not None and validated_at > latest:
@@ -216,6 +238,7 @@ def _device(match: _Match, profile: Profile, latest: float) -> Device:
         trust=match.similarity,
         validated_at=validated_at,
         authentications=profile.authentications,
+        revalidate_draw=draw,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from math import inf
 from typing import NamedTuple
@@ -18,11 +18,13 @@ from engine.errors import SidestepError
 from engine.escrow import Account
 from engine.facts import (
     Authentication,
+    Binding,
     BudgetHeld,
     Candidate,
     Data,
     Evidence,
     Facts,
+    Finding,
     Grant,
     GrantScope,
     Risk,
@@ -35,11 +37,16 @@ from engine.facts import (
 from engine.names import SIGNAL_KINDS, Collection, Lane
 from engine.rules import TenantRules
 from sidecar.clock import Clock
+from sidecar.gather.classes import SOUND
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser
 from sidecar.gather.grants import day_of, drawn, parse_grant, spot_draw
+from sidecar.gather.reported import ReportedLately, names_session, of_session, on_device, still_trusted
 from sidecar.gather.request import Checked, check, seconds
+from sidecar.gather.suspects import findings, parse_suspects
 from sidecar.gather.tenant import Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenFault, TokenResult, TokenVerifier
+from sidecar.guard.buckets import Limits
+from sidecar.local.store import ReportedAuthentication
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.view import Cursor, ReadView
 
@@ -82,7 +89,8 @@ class _Loaded(NamedTuple):
 class Gathered(NamedTuple):
     """The facts, the rules to decide them by, and the tenant secret in use, if there is one.
 
-    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came.
+    For the guards also what the facts were made of: the checked request, and the device evidence in it, encoded and as it came;
+    and the tenant's rate limits.
     """
 
     facts: Facts
@@ -90,17 +98,22 @@ class Gathered(NamedTuple):
     secret: bytes | None
     asked: Checked | None = None
     device_evidence: bytes = b""
+    limits: Limits | None = None
     fingerprint: Mapping[str, str] = {}
 
 
 class Gatherer:
     """Makes facts. One per worker loop: it holds caches, and is not thread-safe.
 
-    `holdings` tells what the loop holds of budgets; without it no grant with a budget applies.
+    `holdings` tells what the loop holds of budgets; without it no grant with a budget applies. `reported`: what was reported in
+    this pod lately; None: nothing is known of that.
     """
 
-    def __init__(self, config: GatherConfig, holdings: Holdings | None = None) -> None:
+    def __init__(
+        self, config: GatherConfig, holdings: Holdings | None = None, reported: ReportedLately | None = None
+    ) -> None:
         self._config = config
+        self._reported = reported
         self._holdings = holdings
         self._tenants = TenantCache()
         self._tokens = TokenVerifier()
@@ -129,7 +142,8 @@ class Gatherer:
         cursor, bulk, age_s, tenant, signal_kinds = self._look_up(view, tenant_id, clock)
         token = self._verify(asked, tenant, now)
         session_id = (token.token.session if token and token.token else "") or asked.session
-        subject = self._subject(view, tenant_id, asked, token)
+        stored = view.get(Collection.SUBJECTS, tenant_id, asked.subject)
+        subject = _subject(stored, token)
         shown = DeviceEvidence(
             asked.device,
             request.device.fingerprint,
@@ -137,15 +151,24 @@ class Gatherer:
             request.device.SerializeToString(),
         )
         device, *others = self._devices.recognise(view, tenant_id, tenant, asked.subject, shown, now)
+        lately = () if self._reported is None else self._reported(tenant_id, asked.subject, now)
+        if lately:
+            lately = still_trusted(lately, tenant.ring)
+            device, *others = (on_device(each, lately, tenant.rules) for each in (device, *others))
+        guards: tuple[Finding, ...] = ()
+        if stored is not None and device.binding is not Binding.BOUND and (suspects := parse_suspects(stored)):
+            ruled_out = partial(self._devices.rules_out, view, tenant_id, tenant, shown, now)
+            guards = findings(suspects, ruled_out, now)
         readable = tenant.rules.request_variables
         values = {name: value for name, value in asked.values.items() if name in readable}
         secret = tenant.secret(now)
-        grants = self._find_grants(view, asked, subject, device.id, secret, now)
+        grants = self._find_grants(view, asked, subject, device.id, tenant, now)
         candidates = tuple(
             Candidate(
                 other,
                 _risk(view, signal_kinds, asked, session_id, other.id, now),
-                self._find_grants(view, asked, subject, other.id, secret, now),
+                self._find_grants(view, asked, subject, other.id, tenant, now),
+                guards,
             )
             for other in others
         )
@@ -164,14 +187,16 @@ class Gatherer:
             subject=subject,
             device=device,
             session=_session(view, request.session, asked, session_id, token, now + tenant.rules.clock_skew_s),
-            authentications=_authentications(request.session, session_id, token),
+            authentications=_authentications(request.session, session_id, token)
+            + _reported_in(lately, session_id, token),
             risk=_risk(view, signal_kinds, asked, session_id, device.id, now),
             grants=grants,
             candidates=candidates,
             values=values,
+            guards=guards,
             amount=asked.amount if _counts_amounts(chain.from_iterable(possible)) else None,
         )
-        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, shown.fingerprint)
+        return Gathered(facts, tenant.rules, secret, asked, shown.encoded, tenant.limits, shown.fingerprint)
 
     def outline(self, request: decision_pb2.EvaluateRequest, view: ReadView, now: float) -> Gathered:
         """The rules a request would be decided by, and facts that know nothing but the
@@ -222,17 +247,8 @@ class Gatherer:
             tenant.ring, asked.token, now, subject=asked.subject, session=asked.session, dpop=asked.dpop
         )
 
-    def _subject(self, view: ReadView, tenant: str, asked: Checked, token: TokenResult | None) -> Subject:
-        proved = token.token if token else None
-        claimed = proved.roles if proved else ()
-        cut = proved is None or proved.roles_cut
-        value = view.get(Collection.SUBJECTS, tenant, asked.subject)
-        if value is None:
-            return Subject(roles=claimed, roles_partial=cut or not claimed)
-        return _parse_subject(value, claimed, cut)
-
     def _find_grants(
-        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, secret: bytes | None, now: float
+        self, view: ReadView, asked: Checked, subject: Subject, device_id: str, tenant: Tenant, now: float
     ) -> tuple[Grant, ...]:
         ids = view.grant_ids(asked.tenant, "s", asked.subject, MAX_GRANTS)
         for role in subject.roles:
@@ -240,6 +256,7 @@ class Gatherer:
         if device_id:
             ids += view.grant_ids(asked.tenant, "d", device_id, MAX_GRANTS - len(ids))
         grants = []
+        secret, classes = tenant.secret(now), tenant.classes
         for grant_id in ids:
             value = view.get(Collection.GRANTS, asked.tenant, grant_id)
             grant = None if value is None else parse_grant(grant_id, value)
@@ -248,7 +265,7 @@ class Gatherer:
                 held = None
                 if grant.budget is not None and self._holdings is not None:
                     held = self._holdings(Account(asked.tenant, grant_id, asked.subject))
-                grants.append(drawn(grant, draw, held))
+                grants.append(drawn(grant, draw, held, classes.get(grant.grant_class, SOUND)))
         return tuple(grants)
 
 
@@ -260,6 +277,15 @@ def _cursors(view: ReadView, tenant: str) -> tuple[Cursor, Cursor]:
             raise ScopeError(f"tenant {tenant!r} is not followed by this sidecar")
         raise NotLoadedError(f"tenant {tenant!r} was never synced")
     return urgent, bulk
+
+
+def _subject(stored: bytes | None, token: TokenResult | None) -> Subject:
+    proved = token.token if token else None
+    claimed = proved.roles if proved else ()
+    cut = proved is None or proved.roles_cut
+    if stored is None:
+        return Subject(roles=claimed, roles_partial=cut or not claimed)
+    return _parse_subject(stored, claimed, cut)
 
 
 @lru_cache(4096)
@@ -276,6 +302,8 @@ def _parse_subject(value: bytes, claimed: tuple[str, ...], cut: bool) -> Subject
         methods=tuple(record.methods),
         recovered_at=moment(record.recover_time, record.HasField("recover_time")),
         failed_attempts=record.failed_attempts,
+        sim_changed_at=moment(record.sim_change_time, record.HasField("sim_change_time")),
+        authenticator_changed_at=moment(record.authenticator_change_time, record.HasField("authenticator_change_time")),
     )
 
 
@@ -356,6 +384,15 @@ def _authentications(
         )
         for event in shown.authentications
     )
+
+
+def _reported_in(
+    lately: tuple[ReportedAuthentication, ...], session_id: str, token: TokenResult | None
+) -> tuple[Authentication, ...]:
+    """What was reported of the session. With a token that does not hold, nothing is."""
+    if not lately or (token is not None and token.token is None):
+        return ()
+    return of_session(lately, session_id, proved=names_session(token.token if token else None, session_id))
 
 
 def _risk(view: ReadView, kinds: frozenset[str], asked: Checked, session_id: str, device_id: str, now: float) -> Risk:

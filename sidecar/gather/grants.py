@@ -13,6 +13,7 @@ from engine.classes import class_name
 from engine.facts import Budget, BudgetHeld, Grant, GrantScope
 from engine.lifecycle import counted
 from engine.money import MAX_BUDGET_NANOS, to_nanos
+from sidecar.gather.classes import SOUND, ClassStanding
 from sidecar.gather.tenant import moment
 
 _DAY_S = 86400.0
@@ -78,8 +79,8 @@ def parse_budget(record: resources_pb2.Budget) -> Budget | None:
     )
 
 
-def drawn(grant: Grant, draw: float, held: BudgetHeld | None = None) -> Grant:
-    """The grant with its draw for this request, and what is held of its budget."""
+def drawn(grant: Grant, draw: float, held: BudgetHeld | None = None, standing: ClassStanding = SOUND) -> Grant:
+    """The grant with its draw for this request, what is held of its budget, and how its class stands."""
     budget = grant.budget
     return Grant(
         grant.id,
@@ -96,6 +97,8 @@ def drawn(grant: Grant, draw: float, held: BudgetHeld | None = None) -> Grant:
         grant.review_at,
         grant.approvals,
         replace(budget, held=held) if budget is not None and held is not None else budget,
+        standing.suspended,
+        standing.spot_check_rate,
     )
 
 

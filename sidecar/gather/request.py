@@ -67,7 +67,7 @@ def check(request: decision_pb2.EvaluateRequest, default_tenant: str) -> Checked
         raise InvalidInputError("session.authentications", f"more than {MAX_AUTHENTICATIONS}")
     if device.id:
         check_id(device.id, "device.id")
-    _check_fingerprint(device)
+    check_fingerprint(device)
     context = request.context
     return Checked(
         tenant=tenant or default_tenant,
@@ -123,7 +123,8 @@ def _matching(pattern: re.Pattern[str], value: str, field: str, meaning: str) ->
     return value
 
 
-def _check_fingerprint(device: decision_pb2.DeviceEvidence) -> None:
+def check_fingerprint(device: decision_pb2.DeviceEvidence) -> None:
+    """Raises InvalidInputError for one beyond its bounds."""
     fingerprint = device.fingerprint
     if len(fingerprint) > MAX_COMPONENTS:
         raise InvalidInputError("device.fingerprint", f"more than {MAX_COMPONENTS} components")

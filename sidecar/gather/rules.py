@@ -13,6 +13,7 @@ from sidestep.v1 import resources_pb2
 from engine.acr import AcrOrder
 from engine.classes import GrantClass, read_class
 from engine.clauses import Clause
+from engine.cooloff import DEFAULT_COOL_OFF_S
 from engine.errors import InvalidInputError
 from engine.facts import Evidence
 from engine.methods import DEFAULT_CATALOGUE, Method
@@ -50,6 +51,7 @@ def tenant_rules(
         top=top,
         risk_ceiling=settings.risk_ceiling if settings.HasField("risk_ceiling") else None,
         clock_skew_s=clock_skew_s(settings),
+        cool_off_s=cool_off_s(settings),
         classes=grant_classes(settings),
     )
 
@@ -73,6 +75,13 @@ def acr_order(settings: resources_pb2.Settings) -> AcrOrder:
         # The control plane refuses cycles. Without the tenant's edges fewer levels imply others, which is the safe side.
         _log.error("acr edges cannot be used, the presets hold alone: %s", error)
         return AcrOrder()
+
+
+def cool_off_s(settings: resources_pb2.Settings) -> float:
+    """How long no grant applies after an account recovery, SIM change or new authenticator; never negative."""
+    if not settings.HasField("cool_off"):
+        return DEFAULT_COOL_OFF_S
+    return max(settings.cool_off.seconds + settings.cool_off.nanos / 1e9, 0.0)
 
 
 def clock_skew_s(settings: resources_pb2.Settings) -> float:

@@ -17,8 +17,10 @@ from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
 from engine.rules import TenantRules, compile_policy
+from sidecar.gather.classes import ClassStanding, class_standing
 from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
 from sidecar.gather.rules import acr_order, clock_skew_s, tenant_rules
+from sidecar.guard.buckets import DEFAULT_HARD_FACTOR, SLOWEST_PER_S, Limit, Limits
 from sidecar.store.view import Cursor, ReadView
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,9 @@ class Tenant(NamedTuple):
     posture: Posture
     posture_changed_at: float | None
     exemptions_off: bool
+    # How classes of grants stand; those without a record are sound.
+    classes: dict[str, ClassStanding]
+    limits: Limits | None = None
 
     def secret(self, now: float) -> bytes | None:
         """The newest tenant secret that may be used at `now`: for the spot-check draw and `user.hash`."""
@@ -102,8 +107,10 @@ class TenantCache:
             parts, "keys", (settings_bytes, key_rows), lambda: _keys(settings, order, key_rows)
         )
         catalogue = _kept(parts, "catalogue", settings_bytes, lambda: _catalogue(settings))
+        limits = _kept(parts, "limits", settings_bytes, lambda: _limits(settings))
         posture, changed_at, off = _posture(view.get(Collection.POSTURES, tenant, SINGLETON_ID))
-        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off)
+        classes = {name: class_standing(value) for name, value in view.scan(Collection.GRANT_CLASSES, tenant)}
+        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, classes, limits)
 
     def _policies(
         self, parts: dict[str, tuple[object, object]], rows: tuple[tuple[str, bytes], ...]
@@ -191,6 +198,27 @@ def _catalogue(settings: resources_pb2.Settings) -> fingerprint.Catalogue:
     )
     minimum = settings.min_similarity if settings.HasField("min_similarity") else fingerprint.DEFAULT_MIN_SIMILARITY
     return fingerprint.Catalogue(components or fingerprint.DEFAULT_CATALOGUE, minimum)
+
+
+def _limits(settings: resources_pb2.Settings) -> Limits | None:
+    """None: no limit at all, which costs nothing."""
+    if not settings.HasField("rate_limits"):
+        return None
+    stated = settings.rate_limits
+    limits = Limits(
+        *(_limit(getattr(stated, kind)) if stated.HasField(kind) else None for kind in ("subject", "device", "caller"))
+    )
+    return limits if any(limits) else None
+
+
+def _limit(stated: resources_pb2.RateLimit) -> Limit:
+    """The control plane refuses what cannot be; what is stored all the same becomes the strictest that can."""
+    factor = stated.hard_factor if stated.HasField("hard_factor") else DEFAULT_HARD_FACTOR
+    return Limit(
+        stated.per_second if stated.per_second > 0 else SLOWEST_PER_S,
+        max(1, stated.burst),
+        factor if factor >= 1 else 1.0,
+    )
 
 
 def _posture(value: bytes | None) -> tuple[Posture, float | None, bool]:

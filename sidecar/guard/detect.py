@@ -15,12 +15,13 @@ from engine.facts import Binding, Facts
 from engine.fingerprint import parse_version
 from engine.plan import Plan
 from engine.policy.guards import Canary, ImpossibleTravel, InconsistentFingerprint, ManyNetworks, SharedFingerprint
+from sidecar.gather.request import Checked
 from sidecar.guard.places import EARTH_HALFWAY_KM, Places, distance_km
-from sidecar.guard.seen import Seen
+from sidecar.guard.seen import Seen, Shown
 from sidecar.guard.track import Place, Track
 
 MAX_FAMILIAR: Final = 8
-_MAX_RESULTS: Final = 4096
+_MAX_RESULTS: Final = 64
 
 
 class Detected(NamedTuple):
@@ -29,6 +30,9 @@ class Detected(NamedTuple):
     code: str
     confidence: float
     fresh: bool = False
+
+
+_CAUGHT: Final = Detected("CANARY", 1.0, fresh=True)
 
 
 def excess(count: float, limit: float) -> float:
@@ -51,17 +55,22 @@ class ManyNetworksDetector:
     def detect(self, settings: ManyNetworks, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
         """Whether the networks of any track, with this one, are too many."""
         network = _network(settings, seen.address)
-        most = 0
+        held = own.networks
+        if len(judging) == 1 and held is not None and network in held and len(held) <= settings.max_networks:
+            return None  # as it was, and not too many
+        most, new = 0, False
         for track in judging:
             held = track.networks
             if held is None:
                 continue
             forget(held, seen.now - settings.window)
-            most = max(most, len(held) + (network is None or network not in held))
+            unseen = network is None or network not in held
+            count = len(held) + unseen
+            most = max(most, count)
+            new = new or (unseen and count > settings.max_networks)
         if most <= settings.max_networks:
             return None
         code = "MANY_NETWORKS" if network is not None else "NETWORK_MISSING"
-        new = network is not None and (own.networks is None or network not in own.networks)
         return Detected(code, excess(most, settings.max_networks), new)
 
     def record(self, settings: ManyNetworks, seen: Seen, own: Track) -> None:
@@ -69,12 +78,16 @@ class ManyNetworksDetector:
         network = _network(settings, seen.address)
         if network is None:
             return
-        if own.networks is None:
-            own.networks = {}
-        own.networks.pop(network, None)
-        own.networks[network] = seen.now
-        if len(own.networks) > 2 * settings.max_networks:
-            del own.networks[next(iter(own.networks))]
+        held = own.networks
+        if held is None:
+            held = own.networks = {}
+        elif len(held) == 1 and network in held:
+            held[network] = seen.now
+            return
+        held.pop(network, None)
+        held[network] = seen.now
+        if len(held) > 2 * settings.max_networks:
+            del held[next(iter(held))]
 
 
 def _network(settings: ManyNetworks, address: bytes | None) -> bytes | None:
@@ -95,61 +108,75 @@ class ImpossibleTravelDetector:
         found: Detected | None = None
         for track in judging:
             if track.place is not None:
-                found = _worse(found, _leap(settings, seen, track, track.place, seen.place, own.place))
+                found = _worse(found, _leap(settings, seen.now, track, track.place, seen.place))
             if track.place_of_address is not None and self._places is not None:
                 here = None if seen.address is None else self._places.find(seen.address)
                 if here is None and seen.address is not None:
                     continue  # the file does not know: nothing was left out
-                found = _worse(found, _leap(settings, seen, track, track.place_of_address, here, own.place_of_address))
+                found = _worse(found, _leap(settings, seen.now, track, track.place_of_address, here))
         return found
 
     def record(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
         """Remembers the place."""
         if seen.place is not None:
-            own.place = Place(seen.now, *seen.place)
+            own.place = _moved(own.place, seen.now, seen.place)
         if self._places is not None and seen.address is not None:
             here = self._places.find(seen.address)
             if here is not None:
-                own.place_of_address = Place(seen.now, *here)
+                own.place_of_address = _moved(own.place_of_address, seen.now, here)
 
-    def allowed(self, settings: ImpossibleTravel, seen: Seen, own: Track) -> None:
-        """Where it was let through it is at home."""
+    def allowed(
+        self, settings: ImpossibleTravel, seen: Seen, own: Track, judging: Sequence[Track], answered: bool
+    ) -> None:
+        """Where it was let through it is at home. `answered`: although it had leapt, by an authentication after that; then the
+        subject is there, and the tracks it leapt from know."""
         for place in (own.place, own.place_of_address):
-            if place is None or place.at != seen.now:
-                continue
-            if own.familiar is None:
-                own.familiar = deque(maxlen=MAX_FAMILIAR)
-            for known in own.familiar:
-                if _near(settings, known, place.latitude, place.longitude):
-                    known.at = seen.now
-                    break
-            else:
-                own.familiar.append(Place(seen.now, place.latitude, place.longitude))
+            if place is not None and place.at == seen.now:
+                for track in judging if answered else (own,):
+                    _settle(settings, track, place)
+        if answered and seen.place is None:
+            own.place = None
+
+
+def _moved(last: Place | None, now: float, here: tuple[float, float]) -> Place:
+    """The last place, brought up to date."""
+    if last is None:
+        return Place(now, *here)
+    last.at = now
+    last.latitude, last.longitude = here
+    return last
+
+
+def _settle(settings: ImpossibleTravel, track: Track, place: Place) -> None:
+    if track.familiar is None:
+        track.familiar = deque(maxlen=MAX_FAMILIAR)
+    for known in track.familiar:
+        if (known.latitude == place.latitude and known.longitude == place.longitude) or _near(
+            settings, known, place.latitude, place.longitude
+        ):
+            known.at = place.at
+            return
+    track.familiar.append(Place(place.at, place.latitude, place.longitude))
 
 
 def _leap(
-    settings: ImpossibleTravel,
-    seen: Seen,
-    track: Track,
-    last: Place,
-    here: tuple[float, float] | None,
-    own_last: Place | None,
+    settings: ImpossibleTravel, now: float, track: Track, last: Place, here: tuple[float, float] | None
 ) -> Detected | None:
-    hours = max(0.0, seen.now - last.at) / 3600.0
+    if here is not None and here[0] == last.latitude and here[1] == last.longitude:
+        return None
+    hours = max(0.0, now - last.at) / 3600.0
     reach_km = settings.tolerance + settings.max_speed * hours
     if reach_km >= EARTH_HALFWAY_KM:
         return None
     if here is None:
-        return Detected("LOCATION_MISSING", 1.0)
+        return Detected("LOCATION_MISSING", 1.0, fresh=True)
     apart_km = distance_km(last.latitude, last.longitude, *here)
     if apart_km <= reach_km:
         return None
     for known in track.familiar or ():
-        if known.at >= seen.now - settings.familiar_for and _near(settings, known, *here):
+        if known.at >= now - settings.familiar_for and _near(settings, known, *here):
             return None
-    # The same place again, seen from another track, is no news.
-    new = own_last is None or not _near(settings, own_last, *here)
-    return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), new)
+    return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), fresh=True)
 
 
 def _near(settings: ImpossibleTravel, place: Place, latitude: float, longitude: float) -> bool:
@@ -182,7 +209,7 @@ class SharedFingerprintDetector:
             return None
         key = _fingerprint_key(settings, seen)
         if key is None:
-            return Detected("FINGERPRINT_MISSING", 1.0)
+            return Detected("FINGERPRINT_MISSING", 1.0, fresh=True)
         subjects = self._shared.get(key)
         if subjects is None:
             return None
@@ -222,9 +249,19 @@ def _known(seen: Seen) -> bool:
 
 def _fingerprint_key(settings: SharedFingerprint, seen: Seen) -> object | None:
     """None if a component is missing."""
-    values = seen.shown.values
-    parts = [values.get(component) for component in settings.components]
-    return None if None in parts else (seen.tenant, hash(tuple(parts)))
+    kept = seen.shown.kept.get(id(settings))
+    if kept is None:
+        parts = tuple(seen.shown.values.get(component) for component in settings.components)
+        kept = _keep(seen.shown, settings, None if None in parts else hash(parts))
+    return None if kept[1] is None else (seen.tenant, kept[1])
+
+
+def _keep(shown: Shown, settings: object, value: object) -> tuple[object, Any]:
+    """Keeps what was found out. The settings are kept with it, so that their id stays theirs."""
+    if len(shown.kept) >= _MAX_RESULTS:
+        shown.kept.clear()
+    kept = shown.kept[id(settings)] = (settings, value)
+    return kept
 
 
 def _bound(table: OrderedDict[object, Any], entries: int) -> None:
@@ -235,21 +272,15 @@ def _bound(table: OrderedDict[object, Any], entries: int) -> None:
 class InconsistentFingerprintDetector:
     """Components that cannot belong together."""
 
-    def __init__(self) -> None:
-        # By fingerprint and settings. The settings are kept with the answer, so that their id stays theirs.
-        self._results: dict[tuple[int, int], tuple[InconsistentFingerprint, Detected | None]] = {}
-
     def detect(
         self, settings: InconsistentFingerprint, seen: Seen, judging: Sequence[Track], own: Track
     ) -> Detected | None:
         """Whether what is shown does not rule out every impossible combination."""
-        key = (seen.shown.key, id(settings))
-        kept = self._results.get(key)
+        kept = seen.shown.kept.get(id(settings))
         if kept is None:
-            if len(self._results) >= _MAX_RESULTS:
-                self._results.clear()
-            kept = self._results[key] = (settings, _inconsistent(settings, seen.shown.values))
-        return kept[1]
+            kept = _keep(seen.shown, settings, _inconsistent(settings, seen.shown.values))
+        found: Detected | None = kept[1]
+        return found
 
     def record(self, settings: InconsistentFingerprint, seen: Seen, own: Track) -> None:
         """Nothing to remember."""
@@ -263,7 +294,7 @@ def _inconsistent(settings: InconsistentFingerprint, values: dict[str, str]) -> 
         if all(name in values for name in combination):
             return Detected("INCONSISTENT_FINGERPRINT", 1.0)
         missing = True
-    return Detected("COMPONENT_MISSING", 1.0) if missing else None
+    return Detected("COMPONENT_MISSING", 1.0, fresh=True) if missing else None
 
 
 def _matches(value: str, wanted: str) -> bool:
@@ -279,22 +310,36 @@ def _matches(value: str, wanted: str) -> bool:
     return ordinal < bound if wanted[0] == "<" else ordinal > bound
 
 
-def canary(settings: Canary, plan: Plan, facts: Facts, seen: Seen) -> Detected | None:
-    """Whether a trap is sprung."""
-    if (
-        seen.subject in settings.subjects
-        or seen.action in settings.actions
-        or (
-            settings.devices
-            and (seen.device_id in settings.devices or any(device.id in settings.devices for device in seen.devices))
+class Traps:
+    """The canary guard of a plan."""
+
+    def __init__(self, settings: Canary, plan: Plan) -> None:
+        self._subjects = frozenset(settings.subjects)
+        self._actions = frozenset(settings.actions)
+        self._devices = frozenset(settings.devices)
+        self._conditions = plan.canaries
+
+    def names(self, asked: Checked, facts: Facts) -> bool:
+        """Whether a subject, action or device is one."""
+        return (
+            asked.subject in self._subjects
+            or facts.action in self._actions
+            or asked.device in self._devices
+            or facts.device.id in self._devices
         )
-    ):
-        return Detected("CANARY", 1.0, fresh=True)
-    for trap in plan.canaries:
-        data = trap.language.activation(facts, trap.folded.variables)
-        if any(truly for _, truly in trap.folded.evaluate(data)):
-            return Detected("CANARY", 1.0, fresh=True)
-    return None
+
+    def sprung(self, facts: Facts, seen: Seen) -> Detected | None:
+        """Whether one is."""
+        if seen.subject in self._subjects or seen.action in self._actions:
+            return _CAUGHT
+        devices = self._devices
+        if devices and (seen.device_id in devices or any(device.id in devices for device in seen.devices)):
+            return _CAUGHT
+        for trap in self._conditions:
+            data = trap.language.activation(facts, trap.folded.variables)
+            if any(truly for _, truly in trap.folded.evaluate(data)):
+                return _CAUGHT
+        return None
 
 
 Detect = Callable[[Any, Seen, Sequence[Track], Track], Detected | None]

@@ -1,19 +1,20 @@
-"""The guards of a worker: `examine` before a decision, `learn` after it."""
+"""The guards and rate limits of a worker: `examine` before a decision, `learn` after it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
-from engine.decision import Decision, Outcome
+from engine.decision import Basis, Decision, Outcome
 from engine.facts import Binding, Facts, Finding
 from engine.guards import GuardRule
 from engine.plan import Plan
-from engine.policy.guards import GUARDS
+from engine.policy.guards import GUARDS, Canary, Probing
 from sidecar.gather.gatherer import Gathered
+from sidecar.gather.request import Checked
 from sidecar.guard import learn
 from sidecar.guard.detect import (
     Detect,
@@ -23,27 +24,44 @@ from sidecar.guard.detect import (
     ManyNetworksDetector,
     Record,
     SharedFingerprintDetector,
-    canary,
+    Traps,
 )
+from sidecar.guard.limiter import Limiter
 from sidecar.guard.places import Places
 from sidecar.guard.reports import Report, Reports
-from sidecar.guard.seen import Fingerprints, Seen, seen
-from sidecar.guard.track import SubjectTable, Track, findings
+from sidecar.guard.seen import NOTHING, Fingerprints, Seen, Shown, place_of, seen
+from sidecar.guard.track import Calm, SubjectState, SubjectTable, Track, findings
 from sidecar.page import WorkerSlot, WorkerWord
 
 ENTRIES: Final = 8192
-"""Subjects, fingerprints and grants that are remembered, each."""
+"""Subjects, fingerprints, grants and keys of each rate limit that are remembered, each."""
+_MAX_PROGRAMS: Final = 1024
+_LEARNING: Final = frozenset({"impossible-travel", "probing", "exemption-burst"})
 _PLACE: Final = {name: place for place, name in enumerate(GUARDS)}
 
 
-class Examined(NamedTuple):
+class _Program(NamedTuple):
+    """What a plan's guards come down to: what runs before a decision, and what after it."""
+
+    plan: Plan
+    before: tuple[tuple[GuardRule, Any, Detect, Record], ...]
+    traps: tuple[GuardRule, Traps] | None
+    after: tuple[tuple[GuardRule, Any], ...]
+    # What shows the same again need not be looked at. Conditions of traps may read what is not compared.
+    calming: bool
+
+
+class Examined(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A request's facts with what the guards found, and what they go on from once it is decided."""
 
     gathered: Gathered
-    plan: Plan | None = None
+    program: _Program | None = None
     seen: Seen | None = None
-    # Of each device it may be.
+    # Of each device it may be: its own track, and those it was judged by.
     own: tuple[Track, ...] = ()
+    judging: tuple[list[Track], ...] = ()
+    # All is as it was before, and `seen` is None.
+    calm: Calm | None = None
 
 
 class Guards:
@@ -64,11 +82,13 @@ class Guards:
         """Forgets everything."""
         self._subjects = SubjectTable(self._entries)
         self._fingerprints = Fingerprints()
+        self._limiter = Limiter(self._entries, self._slot)
         self._bursts = learn.Bursts(self._entries)
         self._reports = Reports()
         self._shared = SharedFingerprintDetector(self._entries)
         self._travel = ImpossibleTravelDetector(self._places)
         networks, inconsistent = ManyNetworksDetector(), InconsistentFingerprintDetector()
+        self._programs: dict[int, _Program] = {}
         self._detectors: dict[str, tuple[Detect, Record]] = {
             "shared-fingerprint": (self._shared.detect, self._shared.record),
             "many-networks": (networks.detect, networks.record),
@@ -77,75 +97,141 @@ class Guards:
         }
 
     def __len__(self) -> int:
-        return len(self._subjects) + len(self._shared) + len(self._bursts)
+        return len(self._subjects) + len(self._shared) + len(self._bursts) + len(self._limiter)
 
     def examine(self, gathered: Gathered, caller: str = "") -> Examined:
-        """What is known of the request's subject and device, with it, as facts. To be called once per request, in the order of
-        their times."""
-        facts, asked = gathered.facts, gathered.asked
+        """What is known of the request's subject and device, with it, as facts. `caller`: the asking service's name.
+
+        To be called once per request, in the order of their times. Raises RateLimitedError over a hard rate limit; such a
+        request is not looked at any further.
+        """
+        facts, asked, limits = gathered.facts, gathered.asked, gathered.limits
         plan = gathered.rules.plan(facts.action, facts.posture)
-        if not plan.guards or asked is None:
+        if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
-            shown = self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
-            look = seen(asked, facts, shown)
+            unknown = facts.device.binding is Binding.UNKNOWN
+            shown = self._shown(gathered) if unknown else NOTHING
+            if limits is not None:
+                exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
+                if exceeded:
+                    facts = replace(facts, rate_limited=exceeded)
+                    gathered = gathered._replace(facts=facts)
+                if not plan.guards:
+                    return Examined(gathered)
+            program = self._programs.get(id(plan)) or self._compile(plan)
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
-            own = tuple(state.own(device, shown) for device in look.devices)
-            found: list[tuple[Finding, ...]] = []
-            for device, track in zip(look.devices, own, strict=True):
-                judging = state.judging(device, shown, track)
-                self._detect(plan, facts, look, judging, track)
-                found.append(findings(judging, facts.now))
-            for rule in plan.guards:
-                detector = self._detectors.get(rule.name)
-                if detector is not None:
-                    for track in own:
-                        detector[1](rule.settings, look, track)
+            calm = state.calm
+            if calm is not None:
+                if _as_before(calm, gathered, asked, program):
+                    calm.at = facts.now
+                    return Examined(gathered, program, None, (calm.track,), calm=calm)
+                calm.settle()
+                state.calm = None
+            if not unknown:
+                shown = self._shown(gathered)
+            return self._look_into(gathered, seen(asked, facts, shown), state, program)
+
+    def _look_into(self, gathered: Gathered, look: Seen, state: SubjectState, program: _Program) -> Examined:
+        facts, shown = gathered.facts, look.shown
+        own = tuple([state.own(device, shown) for device in look.devices])
+        judging = tuple([state.judging(device, shown, track) for device, track in zip(look.devices, own, strict=True)])
+        found: list[tuple[Finding, ...]] = []
+        for track, tracks in zip(own, judging, strict=True):
+            for rule, settings, detect, _ in program.before:
+                detected = detect(settings, look, tracks, track)
+                if detected is not None:
+                    self._raise(rule, detected, look, track)
+            if program.traps is not None:
+                detected = program.traps[1].sprung(facts, look)
+                if detected is not None:
+                    self._raise(program.traps[0], detected, look, track)
+            found.append(findings(tracks, facts.now))
+        for track in own:
+            for _, settings, _, record in program.before:
+                record(settings, look, track)
+        if state.single and program.calming and not own[0].findings:
+            state.calm = _calm(look, own[0], program, gathered.device_evidence)
         if any(found):
             gathered = gathered._replace(facts=_with_findings(facts, found))
-        return Examined(gathered, plan, look, own)
+        return Examined(gathered, program, look, own, judging)
 
     def learn(self, examined: Examined, decision: Decision) -> None:
         """What the decision on an examined request shows. What is found holds from the next request on."""
-        plan, look = examined.plan, examined.seen
-        if plan is None or look is None:
+        program = examined.program
+        if program is None:
             return
+        for rule, settings in program.after:
+            if rule.name == "impossible-travel":
+                # Most are at home already.
+                if decision.outcome is Outcome.ALLOW and (examined.calm is None or not examined.calm.home):
+                    with self._lock:
+                        self._settle_in(settings, examined)
+            elif _may_find(rule, examined.gathered.facts, decision, program.plan):
+                with self._lock:
+                    self._learn(rule, settings, examined, program.plan, decision)
+
+    def _settle_in(self, settings: Any, examined: Examined) -> None:
+        """It was let through where it is."""
+        calm, look = examined.calm, examined.seen
+        if look is not None:
+            answered = any(finding.name == "impossible-travel" for finding in examined.gathered.facts.guards)
+            for track, tracks in zip(examined.own, examined.judging, strict=True):
+                self._travel.allowed(settings, look, track, tracks, answered)
+        elif calm is not None and not calm.home:
+            calm.settle()
+            self._travel.allowed(settings, self._look(examined.gathered), calm.track, [calm.track], answered=False)
+            calm.home = True
+
+    def _learn(self, rule: GuardRule, settings: Any, examined: Examined, plan: Plan, decision: Decision) -> None:
         facts = examined.gathered.facts
-        with self._lock:
-            for rule in plan.guards:
-                settings: Any = rule.settings
-                if rule.name == "impossible-travel":
-                    if decision.outcome is Outcome.ALLOW:
-                        for track in examined.own:
-                            self._travel.allowed(settings, look, track)
-                elif rule.name == "probing":
-                    for track in examined.own:
-                        self._raise(rule, learn.probing(settings, plan, facts, decision, track), look, track)
-                elif rule.name == "exemption-burst":
-                    for track in examined.own:
-                        self._raise(rule, self._bursts.of_device(settings, facts, decision, track), look, track)
-                    wider = self._bursts.of_grant(settings, facts, decision)
-                    if wider is not None:
-                        self._report(rule, wider, look, decision.grant)
+        look = examined.seen or self._look(examined.gathered)
+        burst = rule.name == "exemption-burst"
+        for track in examined.own:
+            if burst:
+                detected = self._bursts.of_device(settings, facts, decision, track)
+            else:
+                detected = learn.probing(settings, plan, facts, decision, track)
+            if detected is not None:
+                self._raise(rule, detected, look, track)
+        wider = self._bursts.of_grant(settings, facts, decision) if burst else None
+        if wider is not None:
+            self._report(rule, wider, look, decision.grant)
 
     def findings(self) -> list[Report]:
         """Takes the findings since the last call, oldest first, for the report upstream; at most a thousand are kept."""
         with self._lock:
             return self._reports.drain()
 
-    def _detect(self, plan: Plan, facts: Facts, look: Seen, judging: Sequence[Track], own: Track) -> None:
-        for rule in plan.guards:
-            settings: Any = rule.settings
-            if rule.name == "canary":
-                self._raise(rule, canary(settings, plan, facts, look), look, own)
-                continue
-            detector = self._detectors.get(rule.name)
-            if detector is not None:
-                self._raise(rule, detector[0](settings, look, judging, own), look, own)
+    def _look(self, gathered: Gathered) -> Seen:
+        assert gathered.asked is not None
+        return seen(gathered.asked, gathered.facts, self._shown(gathered))
 
-    def _raise(self, rule: GuardRule, detected: Detected | None, look: Seen, own: Track) -> None:
-        if detected is None:
-            return
+    def _shown(self, gathered: Gathered) -> Shown:
+        return self._fingerprints.get(gathered.device_evidence, gathered.fingerprint)
+
+    def _compile(self, plan: Plan) -> _Program:
+        """Kept by the plan's id, which stays its own as the program holds it."""
+        if len(self._programs) >= _MAX_PROGRAMS:
+            self._programs.clear()
+        traps = None
+        for rule in plan.guards:
+            if isinstance(rule.settings, Canary):
+                traps = rule, Traps(rule.settings, plan)
+        program = self._programs[id(plan)] = _Program(
+            plan,
+            tuple(
+                (rule, rule.settings, *self._detectors[rule.name])
+                for rule in plan.guards
+                if rule.name in self._detectors
+            ),
+            traps,
+            tuple((rule, rule.settings) for rule in plan.guards if rule.name in _LEARNING),
+            not plan.canaries,
+        )
+        return program
+
+    def _raise(self, rule: GuardRule, detected: Detected, look: Seen, own: Track) -> None:
         code, confidence, fresh = detected
         if own.raise_(rule.name, code, confidence, look.now, rule.settings.hold_for, fresh=fresh):
             self._report(rule, detected, look)
@@ -170,11 +256,48 @@ class Guards:
             self._slot.add(WorkerWord.GUARD_FINDINGS, 1, _PLACE[rule.name])
 
 
+def _calm(look: Seen, own: Track, program: _Program, evidence: bytes) -> Calm | None:
+    """None: what it shows has to be looked at each time. Traps that are actions may be sprung by the next one."""
+    device = look.devices[0]
+    if len(look.devices) > 1 or device.binding is Binding.UNKNOWN or look.address is None:
+        return None
+    for place in (own.place, own.place_of_address):
+        if place is not None and place.at != look.now:
+            return None
+    if own.place is not None and look.place is None:
+        return None
+    return Calm(own, program, device.id, device.binding, evidence, look.address, look.place, look.now)
+
+
+def _as_before(calm: Calm, gathered: Gathered, asked: Checked, program: _Program) -> bool:
+    facts, device = gathered.facts, gathered.facts.device
+    return (
+        calm.program is program
+        and calm.evidence == gathered.device_evidence
+        and calm.address == asked.address
+        and calm.device_id == device.id
+        and calm.binding is device.binding
+        and not facts.candidates
+        and not calm.track.findings
+        and (calm.place == place_of(asked))
+        and facts.now >= calm.at
+        and (program.traps is None or not program.traps[1].names(asked, facts))
+    )
+
+
+def _may_find(rule: GuardRule, facts: Facts, decision: Decision, plan: Plan) -> bool:
+    """Whether a decision can be anything to the detector."""
+    if rule.name == "exemption-burst":
+        return decision.basis is Basis.EXEMPTION_GRANT
+    return isinstance(rule.settings, Probing) and bool(learn.near_miss(rule.settings, plan, facts, decision))
+
+
 def _with_findings(facts: Facts, found: list[tuple[Finding, ...]]) -> Facts:
     own, *others = found
     if not others:
-        return replace(facts, guards=own)
+        return replace(facts, guards=(*facts.guards, *own))
     candidates = tuple(
-        replace(candidate, guards=guards) for candidate, guards in zip(facts.candidates, others, strict=True)
+        replace(candidate, guards=(*candidate.guards, *guards))
+        for candidate, guards in zip(facts.candidates, others, strict=True)
     )
-    return replace(facts, guards=own, candidates=candidates)
+    return replace(facts, guards=(*facts.guards, *own), candidates=candidates)

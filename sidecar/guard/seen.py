@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
+
+import msgspec
 
 from engine.facts import Device, Facts
 from sidecar.gather.request import Checked
@@ -12,18 +14,20 @@ from sidecar.gather.request import Checked
 MAX_KEPT = 4096
 
 
-class Shown(NamedTuple):
-    """A fingerprint. `hashes`: of its components' names and values, in this process; `key` of them all."""
+class Shown(msgspec.Struct, eq=False):
+    """A fingerprint. `hashes`: of its components' names and values, in this process; `key` of them all. `kept`: what detectors
+    found out about it, by the settings they did so with."""
 
     values: dict[str, str]
     hashes: dict[int, int]
     key: int
+    kept: dict[int, tuple[object, Any]] = msgspec.field(default_factory=dict)
 
 
 NOTHING = Shown({}, {}, 0)
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One request, at one time."""
 
     now: float
@@ -70,12 +74,17 @@ def seen(asked: Checked, facts: Facts, shown: Shown) -> Seen:
         (facts.device, *(candidate.device for candidate in facts.candidates)) if facts.candidates else (facts.device,),
         shown,
         asked.address,
-        _place(asked),
+        place_of(asked),
     )
 
 
-def _place(asked: Checked) -> tuple[float, float] | None:
+def place_of(asked: Checked) -> tuple[float, float] | None:
+    """Where the caller states it comes from, in degrees; None: it does not, or that cannot be."""
     latitude, longitude = asked.values.get("context.lat"), asked.values.get("context.lon")
+    if latitude is None or longitude is None:
+        return None
+    if type(latitude) is float and type(longitude) is float and -90 <= latitude <= 90 and -180 <= longitude <= 180:
+        return latitude, longitude
     for degrees, most in ((latitude, 90.0), (longitude, 180.0)):
         if isinstance(degrees, bool) or not isinstance(degrees, int | float) or not math.fabs(degrees) <= most:
             return None

@@ -13,6 +13,8 @@ from collections import OrderedDict, deque
 from enum import IntEnum
 from typing import Final
 
+import msgspec
+
 from engine.facts import Binding, Device, Finding
 from sidecar.guard.seen import Shown
 
@@ -20,6 +22,10 @@ MAX_KNOWN: Final = 8
 """Tracks of registered devices per subject."""
 MAX_UNKNOWN: Final = 4
 """Tracks of unknown devices per subject. More of them never displace those of registered ones."""
+
+
+INCIDENT_S: Final = 600.0
+"""New evidence within this time of a finding belongs to it: who answers it with an authentication can go on."""
 
 
 class Kind(IntEnum):
@@ -92,7 +98,8 @@ class Track:
         self.uses: Rate | None = None
 
     def raise_(self, name: str, code: str, confidence: float, now: float, hold_s: float, *, fresh: bool) -> bool:
-        """Raises a finding or keeps one up. `fresh`: there is new evidence, which earlier authentications do not answer.
+        """Raises a finding or keeps one up. `fresh`: there is new evidence, which authentications before it do not answer, unless
+        it belongs to what was found just before.
 
         Whether it is news.
         """
@@ -102,7 +109,7 @@ class Track:
         if held is None or held.until <= now:
             self.findings[name] = Raised(code, confidence, now, now + hold_s)
             return True
-        news = fresh and now > held.since
+        news = fresh and now - held.since >= INCIDENT_S
         if news:
             held.since, held.code = now, code
         held.confidence = max(held.confidence, confidence)
@@ -110,19 +117,54 @@ class Track:
         return news
 
 
+class Calm(msgspec.Struct, eq=False):
+    """What a subject's only device last showed, when there was nothing to find: what shows the same again need not be looked at.
+    `at`: when it last did."""
+
+    track: Track
+    # What it was examined by.
+    program: object
+    device_id: str
+    binding: Binding
+    # The device evidence, encoded.
+    evidence: bytes
+    address: bytes
+    place: tuple[float, float] | None
+    at: float
+    # It was let through there.
+    home: bool = False
+
+    def settle(self) -> None:
+        """Brings the track up to date."""
+        track = self.track
+        for place in (track.place, track.place_of_address):
+            if place is not None:
+                place.at = self.at
+        if track.networks:
+            track.networks[next(reversed(track.networks))] = self.at
+
+
 class SubjectState:
     """The tracks of one subject, the longest unseen first."""
 
-    __slots__ = ("_tracks",)
+    __slots__ = ("_tracks", "calm")
 
     def __init__(self) -> None:
         self._tracks: dict[Label, Track] = {}
+        self.calm: Calm | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one track only."""
+        return len(self._tracks) == 1
 
     def own(self, device: Device, shown: Shown) -> Track:
         """The track of a device; makes one if there is none."""
         kind = _KINDS[device.binding]
         label: Label = (kind, shown.key if kind is Kind.UNKNOWN else device.id)
         tracks = self._tracks
+        if len(tracks) == 1 and label in tracks:
+            return tracks[label]
         track = tracks.pop(label, None)
         if track is None:
             self._make_room(unknown=kind is Kind.UNKNOWN)
@@ -149,12 +191,14 @@ class SubjectState:
 
 
 def _fits(held: dict[int, int], shown: dict[int, int]) -> bool:
-    """Whether nothing that both show differs."""
-    return all(held.get(name, value) == value for name, value in shown.items())
+    """Whether nothing is shown but what was."""
+    return all(held.get(name) == value for name, value in shown.items())
 
 
 def findings(tracks: list[Track], now: float) -> tuple[Finding, ...]:
     """What is in force on any of the tracks: of each guard the latest evidence and the greatest confidence."""
+    if not any(track.findings for track in tracks):
+        return ()
     merged: dict[str, Finding] = {}
     for track in tracks:
         if not track.findings:

@@ -212,7 +212,7 @@ class Backlog:
         """Forgets what was spent by holders whose files are gone: nobody will ask any more."""
         if not self._cursor.spent:
             return
-        known = {holder.header.holder for holder in self._holders.read()}
+        known = self._holders.names()
         for holder in self._cursor.spent.keys() - known:
             del self._cursor.spent[holder]
             self._unsaved = True

@@ -94,7 +94,11 @@ def replay(record: Record, rules: TenantRules) -> Decision:
     is in the record (`Revision.again` sees to that), and the engine is the same."""
     if _gave_up(record.decision):
         return fail_safe(record.facts.action, rules, Code.DEADLINE)
-    return decide(record.facts, rules)
+    decision = decide(record.facts, rules)
+    if record.v < 3:
+        # Earlier versions did not tell whether a spot check alone kept an exemption back.
+        return msgspec.structs.replace(decision, spot_check=None)
+    return decision
 
 
 def differences(recorded: Decision, replayed: Decision) -> tuple[Difference, ...]:

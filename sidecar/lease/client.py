@@ -37,6 +37,7 @@ OPTIONS: Final = (
 
 _CALL_S: Final = 1.0
 _TICK_S: Final = 0.25
+_TIDY_S: Final = 0.1
 _BACKOFF_LIMIT_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class LeaseClient:
         self._holders = 0
         self._channel: grpc.Channel | None = None
         self._backoff = Backoff(limit_s=_BACKOFF_LIMIT_S)
-        self._ask_at = self._report_at = 0.0
+        self._ask_at = self._report_at = self._tidy_at = 0.0
         self._failing = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -112,7 +113,9 @@ class LeaseClient:
     def _step(self) -> None:
         now = time.monotonic()
         settings = self._settings
-        self.leases.tidy(settings.idle_s, settings.heard_s)
+        if now >= self._tidy_at:
+            self._tidy_at = now + min(_TIDY_S, settings.idle_s)
+            self.leases.tidy(settings.idle_s, settings.heard_s)
         book = self.leases.book
         if now < self._ask_at:
             return
@@ -163,6 +166,7 @@ class LeaseClient:
             self.leases.failed(book, message, self._ask_at - time.monotonic())
             self.leases.adopt(None)
         else:
+            self.leases.answered(message)
             if self._failing:
                 _log.info("leases: the control plane answers again")
             self._failing = False

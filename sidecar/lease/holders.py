@@ -20,11 +20,11 @@ import fcntl
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,9 +34,12 @@ _MAGIC = b"SSHOLD\x00\x01"
 _FRAME = Struct("<II")
 _SUFFIX = ".holder"
 _MAX_ENTRY_BYTES = 4096
+# More than a header takes.
+_HEADER_BYTES = 1024
 HOLDER_BYTES = 16
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class HolderError(SidestepError):
@@ -157,17 +160,26 @@ class HolderFiles:
 
     def read(self) -> list[Holder]:
         """All that can be read. What cannot be is put aside: its slices count as spent. Raises OSError."""
+        return self._read(read_holder)
+
+    def dead(self) -> list[Holder]:
+        """As `read`, only those whose workers have died."""
+        return [holder for holder in self._read(_read_if_dead) if holder is not None]
+
+    def names(self) -> set[str]:
+        """The holders that have files."""
+        return set(self._read(_read_name))
+
+    def _read(self, how: Callable[[Path], _T]) -> list[_T]:
         found = []
         for path in self._paths():
             try:
-                holder = read_holder(path)
+                found.append(how(path))
             except FileNotFoundError:
                 continue
             except HolderError as error:
                 _log.error("leases: %s; its slices count as spent", error)
                 path.unlink(missing_ok=True)
-                continue
-            found.append(holder)
         return found
 
     def open_chains(self) -> set[str]:
@@ -192,13 +204,30 @@ class HolderFiles:
 def read_holder(path: Path) -> Holder:
     """Reads a holder file, up to a torn end. Raises HolderError if its header is damaged, FileNotFoundError."""
     with path.open("rb") as file:
-        alive = False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alive = True
         # Asked first: of a dead one, nothing comes behind what is read.
-        data = file.read()
+        alive = _locked(file)
+        return _parse(path, file.read(), alive)
+
+
+def _read_if_dead(path: Path) -> Holder | None:
+    with path.open("rb") as file:
+        return None if _locked(file) else _parse(path, file.read(), False)
+
+
+def _read_name(path: Path) -> str:
+    with path.open("rb") as file:
+        return _parse(path, file.read(_HEADER_BYTES), False).header.holder
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _parse(path: Path, data: bytes, alive: bool) -> Holder:
     frames = _frames(data[len(_MAGIC) :]) if data.startswith(_MAGIC) else iter(())
     try:
         header = msgspec.json.decode(next(frames), type=Header)

@@ -268,6 +268,12 @@ class Leases:
                 self._heard.append((now, each.account))
                 self._awaited.pop(each.account, None)
 
+    def answered(self, message: Message) -> None:
+        """All of the message was answered: nobody need wait for more."""
+        with self._lock:
+            for ask in message.asks:
+                self._awaited.pop(ask.account, None)
+
     def failed(self, book: Book, message: Message, down_s: float) -> None:
         """Nothing is known of what became of the message. For so long, nobody need wait for a slice."""
         with self._lock:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.page import BASES, ERRORS, EXPORT_STATES, GUARDS, MAX_WORKERS, OUTCOMES, State
+from sidecar.page import BASES, ERRORS, EXPORT_STATES, GUARDS, LIMIT_EFFECTS, LIMITED, MAX_WORKERS, OUTCOMES, State
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 
@@ -207,6 +207,14 @@ GUARD_FINDINGS = Metric(
     "{finding}",
     "New findings of the guards, and new evidence for old ones.",
     (Label("guard", GUARDS),),
+)
+
+RATE_LIMITED = Metric(
+    "sidestep.guard.limited",
+    Kind.COUNTER,
+    "{request}",
+    "Requests over a rate limit: decided without exemption, or refused and not decided.",
+    (Label("limit", LIMITED), Label("effect", LIMIT_EFFECTS)),
 )
 
 METRIC_EXPORTS = Metric(

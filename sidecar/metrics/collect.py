@@ -15,6 +15,8 @@ from sidecar.page import (
     EXPORT_STATES,
     GUARDS,
     LATENCY_BOUNDS_S,
+    LIMIT_EFFECTS,
+    LIMITED,
     OUTCOMES,
     UNKNOWN,
     AgentSlot,
@@ -109,6 +111,11 @@ def collect(page: Page) -> list[Sample]:
     )
     found[catalogue.GUARD_FINDINGS] = tuple(
         Point((guard,), _total(workers, WorkerWord.GUARD_FINDINGS, at)) for at, guard in enumerate(GUARDS)
+    )
+    found[catalogue.RATE_LIMITED] = tuple(
+        Point((limit, effect), _total(workers, WorkerWord.LIMITED, row * len(LIMIT_EFFECTS) + column))
+        for row, limit in enumerate(LIMITED)
+        for column, effect in enumerate(LIMIT_EFFECTS)
     )
     known = (worker.get(WorkerWord.CALLERS) for worker in _living(workers))
     found[catalogue.CALLERS] = (Point((), min(known, default=0)),)

@@ -55,9 +55,8 @@ class HolderCloser:
     async def step(self) -> float:
         """Closes all that can be. Returns how long to wait before the next try, seconds. Raises OSError."""
         pause_s = 0.0
-        for holder in self._files.read():
-            if not holder.alive:
-                pause_s = max(pause_s, await self._close(holder))
+        for holder in self._files.dead():
+            pause_s = max(pause_s, await self._close(holder))
         self._journal.drop_spent()
         return pause_s
 

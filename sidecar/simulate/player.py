@@ -58,17 +58,26 @@ class _Return(NamedTuple):
 
 
 class Player:
-    """Plays logins over a store in `folder`, for one tenant, all asking for `action`. To be used with `with`.
+    """Plays logins over a store in `folder`, for one tenant, all asking for `action`; after a wrong password for
+    `refused_action` (empty: the same). To be used with `with`.
 
     `policies`: as YAML, by name; raises PolicyError.
     """
 
     def __init__(
-        self, folder: Path, tenant: str, policies: Mapping[str, str], *, action: str = ACTION, seed: int = 1
+        self,
+        folder: Path,
+        tenant: str,
+        policies: Mapping[str, str],
+        *,
+        action: str = ACTION,
+        refused_action: str = "",
+        seed: int = 1,
     ) -> None:
         self._folder = folder
         self._tenant = tenant
         self._action = action
+        self._refused_action = refused_action or action
         self._identity = Identity(seed)
         self._records = self._identity.records(tenant, policies)
         self._servicer: DecisionServicer | None = None
@@ -139,7 +148,7 @@ class Player:
     def _request(self, row: int, login: Login, now: float, proved_at: float | None) -> decision_pb2.EvaluateRequest:
         request = decision_pb2.EvaluateRequest(
             subject=decision_pb2.SubjectRef(id=login.user),
-            action=decision_pb2.Action(name=self._action),
+            action=decision_pb2.Action(name=self._action if login.successful else self._refused_action),
             device=decision_pb2.DeviceEvidence(fingerprint=fingerprint(login)),
         )
         context = request.context

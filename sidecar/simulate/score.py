@@ -20,6 +20,10 @@ TAKEOVER: Final = "account-takeover"
 """The style of what a file without a truth of its own marks as taken over: one attack for each account."""
 
 
+UNDER_ATTACK_S: Final = 7 * 86400.0
+"""An account counts as under attack for so long after an attacker used its name: guards cannot but ask its owner too."""
+
+
 class Caught(NamedTuple):
     """When an attack was: minutes since its first login, and how many logins it had made by then."""
 
@@ -64,9 +68,13 @@ class Score:
         self.attacks: dict[str, Attack] = {}
         self.decisions = self.wrong_passwords = self.unclear = 0
         # Of the honest with the right password, before stepping up.
-        self.honest = self.exempted = self.challenged = self.disturbed = 0
+        self.honest = self.exempted = self.challenged = self.disturbed = self.disturbed_under_attack = 0
         self.by_guard: Counter[str] = Counter()
         self.disturbed_users: set[str] = set()
+        # Findings on them, also those that changed nothing.
+        self.raised: Counter[str] = Counter()
+        # Names that attackers used, and when last.
+        self._attacked: dict[str, float] = {}
         # After stepping up.
         self.returned = self.stuck = 0
 
@@ -89,6 +97,7 @@ class Score:
             self._honest(played)
 
     def _attack(self, episode: str, style: str, played: Played) -> None:
+        self._attacked[played.login.user] = played.at
         attack = self.attacks.get(episode)
         if attack is None:
             attack = self.attacks[episode] = Attack(style, played.at)
@@ -98,8 +107,11 @@ class Score:
         self.honest += 1
         self.exempted += played.basis is Basis.EXEMPTION_GRANT
         self.challenged += played.outcome is not Outcome.ALLOW
+        self.raised.update(played.guards)
         if played.disturbed:
             self.disturbed += 1
+            attacked_at = self._attacked.get(played.login.user)
+            self.disturbed_under_attack += attacked_at is not None and played.at - attacked_at <= UNDER_ATTACK_S
             self.by_guard.update(played.guards)
             self.disturbed_users.add(played.login.user)
 
@@ -116,7 +128,9 @@ class Score:
                 "challengedByGuards": self.disturbed,
                 "challengedByGuardsShare": _share(self.disturbed, self.honest),
                 "challengedByGuard": dict(sorted(self.by_guard.items())),
+                "challengedByGuardsUnderAttack": self.disturbed_under_attack,
                 "usersChallengedByGuards": len(self.disturbed_users),
+                "guardsRaised": dict(sorted(self.raised.items())),
                 "steppedUp": self.returned,
                 "stillNotLetIn": self.stuck,
                 "wrongPasswords": self.wrong_passwords,

@@ -31,18 +31,18 @@ def resources() -> Iterator[resources_pb2.Resource]:
     laptop = {"validate_time": yesterday, "authentications": [{"acr": "phr", "auth_time": yesterday}]}
     for name, body in RECORDS.items():
         if name != "grants/g1":
-            yield _resource(name, body | laptop if name == "devices/laptop" else body)
+            yield resource(name, body | laptop if name == "devices/laptop" else body)
 
 
 def grant(number: int, *, active: bool) -> resources_pb2.Resource:
     """Alice's grant of this number: what `exempted` needs to be allowed."""
     state = "GRANT_STATE_ACTIVE" if active else "GRANT_STATE_REVOKED"
-    return _resource(f"grants/chaos-{number}", RECORDS["grants/g1"] | {"state": state})
+    return resource(f"grants/chaos-{number}", RECORDS["grants/g1"] | {"state": state})
 
 
 def subject(name: str) -> resources_pb2.Resource:
     """An active subject."""
-    return _resource(f"subjects/{name}", {"state": "SUBJECT_STATE_ACTIVE"})
+    return resource(f"subjects/{name}", {"state": "SUBJECT_STATE_ACTIVE"})
 
 
 def device(number: int, version: int = 0, *, tenant: str = TENANT) -> resources_pb2.Device:
@@ -62,10 +62,11 @@ def device(number: int, version: int = 0, *, tenant: str = TENANT) -> resources_
 def trust(number: int, *, quarantined: bool) -> resources_pb2.Resource:
     """The standing of a device: a row of the index of blocked ones, or none."""
     level = "DEVICE_TRUST_QUARANTINED" if quarantined else "DEVICE_TRUST_ACTIVE"
-    return _resource(f"deviceStates/d{number:07d}", {"subject": f"s{number // 2}", "trust": level})
+    return resource(f"deviceStates/d{number:07d}", {"subject": f"s{number // 2}", "trust": level})
 
 
-def _resource(name: str, body: dict[str, Any]) -> resources_pb2.Resource:
+def resource(name: str, body: dict[str, Any]) -> resources_pb2.Resource:
+    """A record as an operator writes it: `resource("grants/g1", {...})`."""
     segment, _, record_id = name.partition("/")
     if segment == "policies":
         source = {

@@ -32,6 +32,7 @@ _MESSAGES: dict[Collection, type[Message]] = {
     Collection.KEYS: resources_pb2.Key,
     Collection.POSTURES: resources_pb2.Posture,
     Collection.SETTINGS: resources_pb2.Settings,
+    Collection.GRANT_CLASSES: resources_pb2.GrantClassState,
     Collection.DEVICES: resources_pb2.Device,
     Collection.SIGNALS: resources_pb2.Signal,
 }

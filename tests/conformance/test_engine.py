@@ -14,6 +14,7 @@ from engine.errors import InvalidInputError
 from engine.escrow import Account
 from engine.facts import BudgetHeld
 from sidecar.gather.gatherer import GatherConfig, Gatherer, ScopeError
+from sidecar.guard.buckets import RateLimitedError
 from sidecar.guard.guards import Guards
 from sidecar.store.errors import NotLoadedError
 from sidecar.store.reader import Reader
@@ -80,7 +81,10 @@ class Engine:
                 return "UNAVAILABLE", ""
             except ScopeError:
                 return "PERMISSION_DENIED", ""
-            examined = self._guards.examine(gathered)
+            try:
+                examined = self._guards.examine(gathered)
+            except RateLimitedError:
+                return "RESOURCE_EXHAUSTED", ""
             decision = decide(examined.gathered.facts, gathered.rules)
             self._guards.learn(examined, decision)
             return of_decision(decision)

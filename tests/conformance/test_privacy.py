@@ -25,12 +25,16 @@ from tests.conformance.vectors import Vector, fixture, for_runner, vectors
 
 # Ids from the registry, which administrators choose. Where a device or a grant is called like a person, it stays so.
 _REGISTERED = ("facts.device.id", "facts.grants[].id", "facts.candidates[].device.id", "facts.candidates[].grants[].id")
-_CITED = ("decision.grant", "decision.reasons[].clause", "decision.policies[]")
+_CITED = ("decision.grant", "decision.spot_check.grant", "decision.reasons[].clause", "decision.policies[]")
 
 _WITHOUT_A_KEY = frozenset(
     f"5-grants::spot-check-{case}"
     for case in ("without-a-tenant-key", "with-an-expired-tenant-key", "of-nobody-needs-no-key")
-)
+) | {
+    "5-class-breaker::without-a-key-there-is-no-draw",
+    "5-device-trust::revalidation-without-a-tenant-key",
+    "5-device-trust::revalidation-without-a-tenant-key-in-time",
+}
 
 
 class Recording:

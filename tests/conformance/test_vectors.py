@@ -43,7 +43,7 @@ def test_every_outcome_basis_and_error_is_expected_somewhere() -> None:
     assert {v.expect["outcome"] for v in vectors() if "outcome" in v.expect} == {outcome.value for outcome in Outcome}
     assert {v.expect["basis"] for v in vectors() if "basis" in v.expect} == {basis.value for basis in Basis}
     codes = {v.expect["error"]["code"] for v in vectors() if "error" in v.expect}
-    assert codes == {"INVALID_ARGUMENT", "UNAVAILABLE", "PERMISSION_DENIED"}
+    assert codes == {"INVALID_ARGUMENT", "UNAVAILABLE", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
 
 
 def test_both_runners_meet_every_vector_but_the_excused() -> None:

@@ -41,6 +41,7 @@ class Verdict:
     requirement: dict[str, Any]
     shadows: list[dict[str, str]]
     coarse: str | None = None
+    spot_check: str | None = None
     spend: dict[str, Any] | None = None
 
 
@@ -74,6 +75,7 @@ def of_decision(decision: Decision) -> Verdict:
             {"policy": shadow.policy, "outcome": shadow.outcome.value, "basis": shadow.basis.value}
             for shadow in decision.shadows
         ],
+        spot_check="" if decision.spot_check is None else decision.spot_check.grant,
         spend=None if decision.spend is None else _spend(decision.spend),
     )
 
@@ -140,6 +142,8 @@ def differences(vector: Vector, actual: Verdict) -> list[str]:
         wanted["www_authenticate"] = expect["www_authenticate"]
     if "requirement" in expect:
         wanted["requirement"] = _expected_requirement(vector)
+    if "spot_check" in expect and actual.spot_check is not None:
+        wanted["spot_check"] = expect["spot_check"]
     if actual.coarse is not None:
         wanted["coarse"] = expect.get("coarse") or _COARSE[expect["basis"]]
     found = [

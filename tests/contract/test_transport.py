@@ -21,6 +21,7 @@ from sidecar.front.grpcio import GrpcioTransport
 from sidecar.front.native import NativeTransport
 from sidecar.front.transport import MAX_WAITING, Call, Method, StatusCode, Transport, TransportError
 from sidecar.listeners import Address, Listener, parse_listeners
+from sidecar.retryinfo import retry_after_s, retry_status
 from tests.processes import until
 
 LIMIT = 64 << 10
@@ -95,6 +96,9 @@ class Echo:
             self.held.append(call)
         elif call.payload == b"fail":
             self.transport.fail(call, StatusCode.INVALID_ARGUMENT, "subject.id: must not be empty – ü")
+        elif call.payload == b"wait":
+            code = StatusCode.RESOURCE_EXHAUSTED
+            self.transport.fail(call, code, "later", retry_status(code, "later", 1.5))
         elif call.payload.startswith(b"fail "):
             self.transport.fail(call, StatusCode(int(call.payload[5:])), "because")
         else:
@@ -192,6 +196,12 @@ def test_failure_carries_code_and_message(serve: Any, connect: Any) -> None:
     error = refusal(connect(serve().target(TCP)), b"fail")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.details() == "subject.id: must not be empty – ü"
+
+
+def test_failure_carries_details(serve: Any, connect: Any) -> None:
+    error = refusal(connect(serve().target(TCP)), b"wait")
+    assert error.code() is _EXHAUSTED
+    assert retry_after_s(error) == 1.5
 
 
 def test_unknown_method_is_unimplemented(serve: Any, connect: Any) -> None:

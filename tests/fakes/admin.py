@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-from sidestep.v1 import access_pb2_grpc, admin_pb2_grpc, audit_pb2_grpc, report_pb2_grpc
+from sidestep.v1 import access_pb2_grpc, admin_pb2_grpc, audit_pb2_grpc, lease_pb2_grpc, report_pb2_grpc, usage_pb2_grpc
 
 from controlplane.api.admin import AdminService
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
 from controlplane.api.identity import IdentityInterceptor
+from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
+from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.operators import Operators
 from controlplane.review.access import Reviewer
@@ -32,8 +34,8 @@ DEADLINE_S = 20.0
 class AdminServer:
     """`with AdminServer(tmp_path) as server`; it listens at `server.address`.
 
-    `server.stub`, `server.access`, `server.audit`, `server.proposals` and `server.reports` are blocking stubs. `operators`:
-    path of an operators' file; without it, development mode.
+    `server.stub`, `server.access`, `server.audit`, `server.proposals`, `server.reports` and `server.leases` are blocking
+    stubs. `operators`: path of an operators' file; without it, development mode.
     """
 
     store: Store
@@ -43,6 +45,8 @@ class AdminServer:
     audit: Any
     proposals: Any
     reports: Any
+    usage: Any
+    leases: Any
 
     def __init__(self, folder: Path, operators: str = "") -> None:
         self._operators_path = operators
@@ -60,7 +64,9 @@ class AdminServer:
         self.access = access_pb2_grpc.AccessServiceStub(self._channel)
         self.proposals = audit_pb2_grpc.ProposalServiceStub(self._channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(self._channel)
         self.reports = report_pb2_grpc.ReportServiceStub(self._channel)
+        self.leases = lease_pb2_grpc.LeaseServiceStub(self._channel)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,10 +104,13 @@ class AdminServer:
         access = AccessService(self.store, Reviewer(self.store, self._last_used))
         access_pb2_grpc.add_AccessServiceServicer_to_server(access, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
+        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store, self.refusals), self._server)
         writer = Writer(self.store)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
         audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
-        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store), self._server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(self.store), self._server)
+        leases = LeaseService(self.store, lambda _context: frozenset({"acme", "globex"}))
+        lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()
 

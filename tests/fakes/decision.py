@@ -43,6 +43,7 @@ class ScriptedSidecar:
         handlers = {
             "Evaluate": self._handler(decision_pb2.EvaluateRequest),
             "EvaluateBatch": self._handler(decision_pb2.EvaluateBatchRequest),
+            "ReportAuthentication": self._handler(decision_pb2.ReportAuthenticationRequest),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         port = self._server.add_insecure_port(address)

@@ -70,7 +70,7 @@ class Desk:
         self.answers[call.handle] = payload
         self.order.append(call.handle)
 
-    def fail(self, call: Call, code: StatusCode, message: str) -> None:
+    def fail(self, call: Call, code: StatusCode, message: str, details: bytes = b"") -> None:
         assert call.handle not in self.order, "ended twice"
         self.failures[call.handle] = (code, message)
         self.order.append(call.handle)

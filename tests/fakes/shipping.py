@@ -43,6 +43,14 @@ class Bench:
         self.journal = directory / "journal"
         self.page = Page.create(directory / "page", 1)
 
+    @classmethod
+    def of(cls, data: Path) -> Bench:
+        """That of a sidecar's data directory."""
+        bench = cls.__new__(cls)
+        bench.journal = data / "journal"
+        bench.page = Page(data / "page")
+        return bench
+
     def count(self, word: AgentWord) -> int:
         return self.page.agent.get(word)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import grpc
+from sidestep.v1 import admin_pb2, admin_pb2_grpc, audit_pb2, audit_pb2_grpc, resources_pb2
+
+from controlplane.audit import verify
 from tests.fakes.operators import OPERATORS, OperatorFiles
 from tests.processes import PATIENCE_S, Program, controlplane, environment, until
 
@@ -73,7 +79,9 @@ def test_a_policy_changes_by_two_people_and_everything_is_told(tmp_path: Path) -
             "SEC-1",
             ["change_control.policies"],
         )
-        assert "new product" in bob("proposal", "show", proposal_id)
+        shown = bob("proposal", "show", proposal_id)
+        assert "new product" in shown
+        assert "+  require: {acr: nist-aal2, maxAge: 12h}" in shown
         assert "policies/payments written at revision" in bob("proposal", "approve", proposal_id)
         assert bob("proposal", "list").count("\n") == 1
         assert "maxAge: 12h" in alice("policy", "get", "payments", "--source")
@@ -83,6 +91,8 @@ def test_a_policy_changes_by_two_people_and_everything_is_told(tmp_path: Path) -
         assert "change_control.kill_switch" in alice("posture", "kill-switch", "off", code=1)
         alice("posture", "kill-switch", "off", "--propose", "--reason", "over")
         (waiting,) = bob.json("proposal", "list")
+        shown = bob("proposal", "show", waiting["name"].rpartition("/")[2])
+        assert "-  exemptionsOff: true" in shown
         assert waiting["reason"] == "over"
         bob("proposal", "reject", waiting["name"].rpartition("/")[2], "--reason", "it is not")
 
@@ -140,3 +150,34 @@ def test_a_control_plane_does_not_start_with_a_bad_operators_file(tmp_path: Path
     )
     assert done.returncode == 2
     assert f"SIDESTEP_CP_OPERATORS: {tmp_path}/missing: no such file" in done.stderr
+
+
+def test_a_killed_control_plane_leaves_an_entry_for_every_revision_and_none_besides(tmp_path: Path) -> None:
+    acknowledged = 0
+    for round_number in range(2):
+        with controlplane(tmp_path / "cp") as server, grpc.insecure_channel(server.grpc) as channel:
+            stub = admin_pb2_grpc.AdminServiceStub(channel)
+            killer = threading.Timer(0.4, server.kill)
+            killer.start()
+            try:
+                for number in itertools.count():
+                    record = resources_pb2.Subject(name=f"tenants/acme/subjects/{round_number}-{number}", state=1)
+                    request = admin_pb2.PutResourceRequest(resource=resources_pb2.Resource(subject=record))
+                    stub.PutResource(request, timeout=PATIENCE_S)
+                    acknowledged += 1
+            except grpc.RpcError:
+                killer.join()
+    with controlplane(tmp_path / "cp") as server, grpc.insecure_channel(server.grpc) as channel:
+        heads = admin_pb2_grpc.AdminServiceStub(channel).GetRevisions(
+            admin_pb2.GetRevisionsRequest(parent="tenants/acme"), timeout=PATIENCE_S
+        )
+        revision = max(head.revision for head in heads.heads)
+        answers = audit_pb2_grpc.AuditServiceStub(channel).ExportAudit(
+            audit_pb2.ExportAuditRequest(parent="tenants/acme"), timeout=PATIENCE_S
+        )
+        head = next(answers).head
+        records = [record for answer in answers for record in answer.records]
+    assert list(verify("acme", records, head)) == []
+    assert acknowledged <= revision <= acknowledged + 2
+    entries = [audit_pb2.AuditEntry.FromString(record.entry) for record in records]
+    assert [entry.revision.revision for entry in entries] == list(range(1, revision + 1))

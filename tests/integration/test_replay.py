@@ -42,13 +42,16 @@ class Shop:
 
     def open(self) -> None:
         self.world.build()
+        self.log_in()
+        self.put_policy(PAYMENTS, "payments")
+        self.put_policy((ACME / "payouts.yaml").read_text(encoding="utf-8"), "payouts")
+        self.world.grant("dora-travels", subject="dora")
+
+    def log_in(self) -> None:
         idp = self.world.idp
         self._alice = idp.token("alice", "nist-aal2", age_s=600)
         self._bound = idp.token("alice", "nist-aal2", age_s=600, jkt=self.world.alice_key.jkt)
         self._dora = idp.token("dora", "nist-aal1", age_s=600, session="dora-1", jkt=self.world.dora_key.jkt)
-        self.put_policy(PAYMENTS, "payments")
-        self.put_policy((ACME / "payouts.yaml").read_text(encoding="utf-8"), "payouts")
-        self.world.grant("dora-travels", subject="dora")
 
     def close(self) -> None:
         self.admin.close()
@@ -60,7 +63,7 @@ class Shop:
     def round(self, count: int) -> None:
         """So many questions, of all kinds, under the rules as they now are."""
         self.admin.wait_until_everywhere()
-        kinds = (self._alices, self._doras, self._strangers, self._thiefs, self._payouts, self._nobodys)
+        kinds = (self._alices, self.doras, self._strangers, self._thiefs, self._payouts, self._nobodys)
         asked = itertools.cycle(itertools.product(("20", "900", "1500", "9500"), kinds))
         for amount, kind in itertools.islice(asked, count):
             self.ask(kind(amount))
@@ -88,7 +91,7 @@ class Shop:
         proof = Dpop(self.world.alice_key.proof(self._bound, "POST", PAYMENT_URI), "POST", PAYMENT_URI)
         return self.ask(self._alices(amount, token=self._bound, dpop=proof))
 
-    def _doras(self, amount: str) -> Question:
+    def doras(self, amount: str) -> Question:
         return Question(
             subject="dora",
             action="payments.transfer",

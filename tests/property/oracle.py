@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass
 from engine.facts import Authentication, Binding, DeviceBlock, Evidence, Facts, Grant, Posture, Staleness, TokenState
 from engine.policy.model import Ceiling, Exemptions, PostureOverlay, Require, Spec
-from tests.property.strategies import Ruled, grant_condition_holds
+from tests.property.strategies import COOL_OFF_S, Ruled, grant_condition_holds
 
 SKEW = 30.0
 _LEVELS = [Posture.ELEVATED, Posture.HIGH, Posture.CRITICAL]
@@ -31,6 +32,13 @@ class Demand(NamedTuple):
     after: str | None
     verified: bool
     waivable: bool
+
+
+class Aging(NamedTuple):
+    """What lets a device's standing age: of several policies the strictest."""
+
+    jitter: float
+    half_life_s: float | None
 
 
 TOP = Demand("phr", 300.0, None, None, True, False)
@@ -57,11 +65,17 @@ def may_allow(facts: Facts, tenant: Ruled) -> set[str]:
     if not demands:
         return {"NOT_REQUIRED"}
     order = tenant.rules.order
-    if any(all(_met(d, login, facts, order) for d in demands) for login in facts.authentications):
+    believed = [login for login in facts.authentications if _believed(login, facts, order)]
+    if any(all(_met(d, login, facts, order) for d in demands) for login in believed):
         return {"ASSURANCE_SATISFIED"}
-    logins: list[Authentication | None] = list(facts.authentications) or [None]
+    logins: list[Authentication | None] = [*believed] or [None]
     unmet = [[d for d in demands if login is None or not _met(d, login, facts, order)] for login in logins]
-    if any(_exempt(grant, left, facts, specs, order) for grant in facts.grants for left in unmet):
+    classes = tenant.rules.classes
+    if any(
+        _exempt(grant, left, facts, specs, order) and _class_allows(grant, left, facts, classes, order)
+        for grant in facts.grants
+        for left in unmet
+    ):
         return {"EXEMPTION_GRANT"}
     return set()
 
@@ -156,6 +170,8 @@ def _exempt(grant: Grant, unmet: list[Demand], facts: Facts, specs: list[Spec], 
     now = facts.now
     if facts.data.staleness is not Staleness.FRESH or facts.data.behind or facts.journal_full or facts.exemptions_off:
         return False
+    if _cooling(facts):
+        return False
     if not specs or any(spec.exemptions is None for spec in specs):
         return False
     in_scope = any(
@@ -166,46 +182,111 @@ def _exempt(grant: Grant, unmet: list[Demand], facts: Facts, specs: list[Spec], 
         return False
     if not all(_covered(d, grant.ceiling_acr, grant.ceiling_max_age_s, order) for d in unmet):
         return False
-    return all(_policy_exempts(spec, grant, unmet, facts, order) for spec in specs)
+    devices = [spec.exemptions.device for spec in specs if spec.exemptions is not None]
+    aging = Aging(
+        max(device.revalidate_jitter for device in devices),
+        min((device.half_life for device in devices if device.half_life is not None), default=None),
+    )
+    return all(_policy_exempts(spec, grant, unmet, facts, order, aging) for spec in specs)
 
 
-def _policy_exempts(spec: Spec, grant: Grant, unmet: list[Demand], facts: Facts, order: AcrOrder) -> bool:
+def _class_allows(
+    grant: Grant, unmet: list[Demand], facts: Facts, classes: dict[str, GrantClass], order: AcrOrder
+) -> bool:
+    if grant.review_at is not None and grant.review_at <= facts.now:
+        return False
+    if not classes and grant.grant_class == "default":
+        return True
+    if grant.grant_class not in classes:
+        return False
+    bounds = classes[grant.grant_class]
+    return (
+        all(_covered(d, bounds.ceiling.acr, bounds.ceiling.max_age_s, order) for d in unmet)
+        and grant.start_at is not None
+        and facts.now < grant.start_at + bounds.max_validity_s
+        and (bounds.review_every_s is None or grant.review_at is not None)
+        and grant.approvals >= bounds.approvals
+        and (not bounds.condition_required or grant.condition != "")
+        and (not bounds.scopes or grant.scope in bounds.scopes)
+    )
+
+
+def _policy_exempts(spec: Spec, grant: Grant, unmet: list[Demand], facts: Facts, order: AcrOrder, aging: Aging) -> bool:
     exemptions = spec.exemptions
     assert exemptions is not None
     if not _under(exemptions.ceiling, unmet, order):
         return False
     if facts.device.binding is Binding.RECOGNISED and not _under(exemptions.recognised_ceiling, unmet, order):
         return False
-    if not _factors_pass(exemptions, grant, facts, order):
+    if not _factors_pass(exemptions, grant, facts, order, aging):
         return False
-    return all(_overlay_exempts(overlay, grant, unmet, facts, order) for overlay in _overlays(spec, facts.posture))
+    return all(
+        _overlay_exempts(overlay, grant, unmet, facts, order, aging) for overlay in _overlays(spec, facts.posture)
+    )
 
 
 def _proved(acr: str, within_s: float, facts: Facts, order: AcrOrder) -> bool:
     known = facts.device.binding is not Binding.UNKNOWN
     proofs = [*facts.authentications, *(facts.device.authentications if known else ())]
-    recovered = facts.subject.recovered_at
+    events = [facts.subject.recovered_at, facts.subject.sim_changed_at, facts.subject.authenticator_changed_at]
     return any(
         proof.evidence is Evidence.VERIFIED
         and _recent(proof.at, within_s, facts.now)
         and order.implies(proof.acr, acr)
-        and (recovered is None or (proof.at is not None and proof.at > recovered))
+        and all(event is None or (proof.at is not None and proof.at > event) for event in events)
         for proof in proofs
+        if _believed(proof, facts, order)
     )
+
+
+def _believed(login: Authentication, facts: Facts, order: AcrOrder) -> bool:
+    """After a SIM change only what cannot have come by phone."""
+    changed = facts.subject.sim_changed_at
+    if changed is None or facts.now - changed >= COOL_OFF_S:
+        return True
+    if order.implies(login.acr, "phr") or any(amr in ("hwk", "swk", "pop", "face") for amr in login.amr):
+        return True
+    return login.evidence is Evidence.VERIFIED and "otp" in login.amr and "sms" not in login.amr
+
+
+def _cooling(facts: Facts) -> bool:
+    subject = facts.subject
+    events = (subject.recovered_at, subject.sim_changed_at, subject.authenticator_changed_at)
+    return any(event is not None and facts.now < event + COOL_OFF_S for event in events)
+
+
+def _valid_at(facts: Facts) -> float | None:
+    """When the device was validated, if that was after everything that voids it and is no time to come."""
+    at, subject = facts.device.validated_at, facts.subject
+    void = [subject.recovered_at, subject.sim_changed_at, subject.authenticator_changed_at]
+    if at is None or at > facts.now + SKEW or any(event is not None and at <= event for event in void):
+        return None
+    return at
+
+
+def _validated(every_s: float, aging: Aging, facts: Facts) -> bool:
+    return _recent(_valid_at(facts), every_s * (1.0 - aging.jitter * facts.device.revalidate_draw), facts.now)
+
+
+def _trusted(least: float, aging: Aging, facts: Facts) -> bool:
+    at, trust = _valid_at(facts), facts.device.trust
+    if aging.half_life_s is not None:
+        trust = 0.0 if at is None else trust * 0.5 ** (max(0.0, facts.now - at) / aging.half_life_s)
+    return trust >= least
 
 
 def _few_failures(most: int, facts: Facts) -> bool:
     return facts.subject.failed_attempts is not None and facts.subject.failed_attempts <= most
 
 
-def _factors_pass(exemptions: Exemptions, grant: Grant, facts: Facts, order: AcrOrder) -> bool:
+def _factors_pass(exemptions: Exemptions, grant: Grant, facts: Facts, order: AcrOrder, aging: Aging) -> bool:
     identity, device, session = exemptions.identity, exemptions.device, exemptions.session
     return (
         _proved(identity.min_acr_within.acr, identity.min_acr_within.within, facts, order)
         and _few_failures(identity.max_failures, facts)
         and facts.device.binding is not Binding.UNKNOWN
-        and facts.device.trust >= device.min_trust
-        and _recent(facts.device.validated_at, device.revalidate_every, facts.now)
+        and _trusted(device.min_trust, aging, facts)
+        and _validated(device.revalidate_every, aging, facts)
         and _recent(facts.session.started_at, session.max_age, facts.now)
         and _recent(facts.session.last_active_at, session.max_idle, facts.now)
         and (session.evidence == "asserted" or facts.session.token is TokenState.VERIFIED)
@@ -217,7 +298,7 @@ def _factors_pass(exemptions: Exemptions, grant: Grant, facts: Facts, order: Acr
 
 
 def _overlay_exempts(  # one condition per bound, on purpose
-    overlay: PostureOverlay, grant: Grant, unmet: list[Demand], facts: Facts, order: AcrOrder
+    overlay: PostureOverlay, grant: Grant, unmet: list[Demand], facts: Facts, order: AcrOrder, aging: Aging
 ) -> bool:
     tighter = overlay.exemptions
     if tighter is None:
@@ -231,9 +312,9 @@ def _overlay_exempts(  # one condition per bound, on purpose
         most = tighter.identity.max_failures
         bounds.append(most is None or _few_failures(most, facts))
     if tighter.device is not None:
-        bounds.append(tighter.device.min_trust is None or facts.device.trust >= tighter.device.min_trust)
+        bounds.append(tighter.device.min_trust is None or _trusted(tighter.device.min_trust, aging, facts))
         every = tighter.device.revalidate_every
-        bounds.append(every is None or _recent(facts.device.validated_at, every, facts.now))
+        bounds.append(every is None or _validated(every, aging, facts))
         bounds.append(not tighter.device.bound or facts.device.binding is Binding.BOUND)
     if tighter.session is not None:
         age, idle = tighter.session.max_age, tighter.session.max_idle

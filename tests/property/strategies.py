@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from engine.acr import AcrOrder
+from engine.classes import GrantClass
+from engine.clauses import Ceiling
 from engine.facts import (
     Authentication,
     Binding,
@@ -47,6 +49,7 @@ ACRS = st.sampled_from(
 AGES = st.sampled_from(["30s", "1m", "5m", "1h", "12h", "30d"])
 # Seconds ago, on, just before and just after those ages; 29 s in the future is within the skew, 31 s is not.
 AGO_S = st.sampled_from([0.0, 30.0, 59.0, 60.0, 61.0, 300.0, 301.0, 3600.0, 3601.0, 43200.0, 86400.0, -29.0, -31.0])
+COOL_OFF_S = 100.0
 _SCORES = st.sampled_from([0, 20, 40, 60])
 
 Truth = Callable[[Facts], bool | None]
@@ -198,7 +201,10 @@ _PARTS: dict[str, st.SearchStrategy[Any]] = {
     "ceiling": CEILINGS,
     "recognisedCeiling": CEILINGS,
     "identity": st.fixed_dictionaries({"minAcrWithin": _WITHIN}, optional={"maxFailures": st.integers(0, 3)}),
-    "device": st.fixed_dictionaries({"minTrust": st.sampled_from([0.5, 0.85, 0.9]), "revalidateEvery": AGES}),
+    "device": st.fixed_dictionaries(
+        {"minTrust": st.sampled_from([0.5, 0.85, 0.9]), "revalidateEvery": AGES},
+        optional={"revalidateJitter": st.sampled_from([0.0, 0.5]), "halfLife": AGES},
+    ),
     "session": st.fixed_dictionaries(
         {"maxAge": AGES, "maxIdle": AGES},
         optional={"evidence": st.just("asserted"), "proofOfPossession": st.booleans()},
@@ -273,6 +279,20 @@ def policies(draw: st.DrawFn, name: str, *, mode: str = "enforce") -> tuple[Poli
     return compile_policy(json.dumps(document), 1), truths
 
 
+def grant_classes(name: str) -> st.SearchStrategy[GrantClass]:
+    """A class that mostly allows what there is."""
+    return st.builds(
+        GrantClass,
+        id=st.just(name),
+        ceiling=st.builds(Ceiling, st.just("phrh") | ACRS, st.sampled_from([30.0, 30.0, 300.0])),
+        max_validity_s=st.sampled_from([3600.0, 3600.0, 1.0]),
+        review_every_s=st.sampled_from([None, None, 3600.0]),
+        approvals=st.sampled_from([0, 0, 1, 2]),
+        condition_required=st.sampled_from([False, False, False, True]),
+        scopes=st.sampled_from([frozenset()] * 3 + [frozenset({GrantScope.SUBJECT, GrantScope.DEVICE})]),
+    )
+
+
 COUNTS = [0, 1, 1, 1, 1, 1, 2, 2, 2, 3]
 
 
@@ -284,8 +304,14 @@ def ruled(draw: st.DrawFn, least: int = 0) -> Ruled:
         st.sampled_from([[("phrh", "nist-aal3")]] * 2 + [[("phrh", "nist-aal3"), ("phr", "nist-aal2")]] * 2 + [[]])
     )
     compiled = tuple(policy for policy, _ in made)
+    classes = [draw(grant_classes(name)) for name in ("default", "other")] if _odds(draw, 3) else []
     rules = TenantRules(
-        compiled, order=AcrOrder(edges), risk_ceiling=draw(st.none() | st.just(60.0)), clock_skew_s=30.0
+        compiled,
+        order=AcrOrder(edges),
+        risk_ceiling=draw(st.none() | st.just(60.0)),
+        clock_skew_s=30.0,
+        cool_off_s=COOL_OFF_S,
+        classes=classes[_odds(draw, 4) :],
     )
     return Ruled(rules, {name: truth for _, truths in made for name, truth in truths.items()}, compiled)
 
@@ -296,6 +322,7 @@ AUTHENTICATIONS = st.builds(
     ACRS | st.just(""),
     TIMES,
     st.sampled_from([Evidence.VERIFIED, Evidence.VERIFIED, Evidence.ASSERTED]),
+    st.sampled_from([(), ("pwd", "otp"), ("pwd", "sms"), ("pwd", "otp", "sms"), ("hwk", "user")]),
 )
 DEVICES = st.builds(
     Device,
@@ -306,6 +333,7 @@ DEVICES = st.builds(
     validated_at=TIMES,
     authentications=st.lists(AUTHENTICATIONS, max_size=2).map(tuple),
     block=st.sampled_from([DeviceBlock.NONE] * 12 + list(DeviceBlock)),
+    revalidate_draw=st.sampled_from([0.0, 0.5, 1.0]),
 ).map(lambda d: replace(d, trust=0.0, validated_at=None, authentications=()) if d.binding is Binding.UNKNOWN else d)
 SESSIONS = st.builds(
     Session,
@@ -316,12 +344,15 @@ SESSIONS = st.builds(
     started_at=TIMES,
     last_active_at=TIMES,
 )
+EVENTS = st.sampled_from([None] * 6 + [NOW - ago for ago in (5.0, COOL_OFF_S - 1, COOL_OFF_S, 5000.0)])
 SUBJECTS = st.builds(
     Subject,
     known=st.sampled_from([True, True, True, False]),
     disabled=st.sampled_from([False] * 11 + [True]),
     methods=st.sampled_from([(), ("webauthn",), ("totp", "push")]),
-    recovered_at=st.none() | AGO_S.map(lambda ago: NOW - ago),
+    recovered_at=EVENTS,
+    sim_changed_at=EVENTS,
+    authenticator_changed_at=EVENTS,
     failed_attempts=st.none() | st.sampled_from([0, 0, 1, 2, 5]),
 )
 RISKS = st.builds(
@@ -337,10 +368,13 @@ GRANTS = st.builds(
     ceiling_acr=st.just("phrh") | ACRS,
     ceiling_max_age_s=st.sampled_from([30.0, 30.0, 30.0, 300.0, 43200.0]),
     active=st.sampled_from([True] * 6 + [False]),
-    start_at=st.sampled_from([None, None, None, NOW, NOW + 1]),
+    start_at=st.sampled_from([None, None, None, NOW, NOW, NOW - 60, NOW - 60, NOW + 1]),
     expire_at=st.sampled_from([NOW + 1] * 6 + [NOW, None]),
     condition=st.sampled_from([""] * 8 + list(_GRANT_CONDITIONS)),
     spot_draw=st.sampled_from([0.1, 0.25, 0.5, 0.99]),
+    grant_class=st.sampled_from(["default"] * 3 + ["other", "other", "unknown"]),
+    review_at=st.sampled_from([None, None, NOW + 1, NOW + 1, NOW]),
+    approvals=st.integers(0, 2),
 )
 VALUES: st.SearchStrategy[dict[str, Scalar]] = st.fixed_dictionaries(
     {},

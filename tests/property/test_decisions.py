@@ -13,11 +13,23 @@ from msgspec.structs import replace
 
 from engine.challenge import www_authenticate
 from engine.change import smallest_change
+from engine.classes import GrantClass
 from engine.clauses import total
 from engine.decide import decide, required_clauses
 from engine.decision import Basis, Decision, Outcome
 from engine.explain import explain, lines
-from engine.facts import Authentication, Binding, Device, DeviceBlock, Facts, Posture, Signal, Staleness, TokenState
+from engine.facts import (
+    Authentication,
+    Binding,
+    Device,
+    DeviceBlock,
+    Facts,
+    GrantScope,
+    Posture,
+    Signal,
+    Staleness,
+    TokenState,
+)
 from engine.risk import KINDS, combine
 from engine.rules import TenantRules
 from tests.property.oracle import may_allow
@@ -77,6 +89,9 @@ def _grants(facts: Facts) -> Iterator[tuple[str, Facts]]:
             ("lower", replace(grant, ceiling_acr="")),
             ("shorter", replace(grant, ceiling_max_age_s=1e12)),
             ("drawn", replace(grant, spot_draw=0.0)),
+            ("unreviewed", replace(grant, review_at=NOW)),
+            ("unapproved", replace(grant, approvals=0)),
+            ("of no class", replace(grant, grant_class="unknown")),
         ):
             yield f"grant {index} {what}", replace(facts, grants=(*rest, worse))
 
@@ -86,6 +101,8 @@ def _subject(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "disabled", replace(facts, subject=replace(subject, disabled=True))
     yield "unknown subject", replace(facts, subject=replace(subject, known=False, failed_attempts=None))
     yield "just recovered", replace(facts, subject=replace(subject, recovered_at=NOW))
+    yield "another SIM", replace(facts, subject=replace(subject, sim_changed_at=NOW))
+    yield "new authenticator", replace(facts, subject=replace(subject, authenticator_changed_at=NOW))
     if subject.failed_attempts is not None:  # unknown is worse than any number
         yield "more failures", replace(facts, subject=replace(subject, failed_attempts=subject.failed_attempts + 3))
 
@@ -101,6 +118,7 @@ def _device(facts: Facts) -> Iterator[tuple[str, Facts]]:
     yield "less trust", replace(facts, device=replace(device, trust=device.trust / 2))
     yield "never validated", replace(facts, device=replace(device, validated_at=None))
     yield "nothing proved on it", replace(facts, device=replace(device, authentications=()))
+    yield "due earlier", replace(facts, device=replace(device, revalidate_draw=1.0))
     for block in (DeviceBlock.NOT_EXCLUDED, DeviceBlock.QUARANTINED, DeviceBlock.REVOKED):
         yield f"device {block.value}", replace(facts, device=replace(device, block=block))
 
@@ -169,6 +187,16 @@ def test_a_grant_never_raises_what_was_achieved(tenant: Ruled, facts: Facts) -> 
         assert (with_grants.waived_acrs, with_grants.grant) == ((), "")
 
 
+def _settings(rules: TenantRules) -> dict[str, Any]:
+    """What rules are made of besides policies."""
+    return {
+        "order": rules.order,
+        "risk_ceiling": rules.risk_ceiling,
+        "classes": rules.classes.values(),
+        "cool_off_s": rules.cool_off_s,
+    }
+
+
 def shown(decision: Decision) -> tuple[Any, ...]:
     return tuple(getattr(decision, name) for name in Decision.__struct_fields__ if name != "shadows")
 
@@ -177,7 +205,7 @@ def shown(decision: Decision) -> tuple[Any, ...]:
 @given(ruled(least=1), st.data(), many_facts())
 def test_observed_policies_never_change_the_live_decision(tenant: Ruled, data: st.DataObject, facts: Facts) -> None:
     observed, _ = data.draw(policies("watched", mode="observe"))
-    beside = TenantRules((*tenant.policies, observed), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    beside = TenantRules((*tenant.policies, observed), **_settings(tenant.rules))
     assert shown(decide(facts, beside)) == shown(decide(facts, tenant.rules))
 
 
@@ -186,7 +214,7 @@ def test_observed_policies_never_change_the_live_decision(tenant: Ruled, data: s
 def test_decisions_are_pure_and_survive_a_recording(tenant: Ruled, facts: Facts) -> None:
     before = msgspec.msgpack.encode(facts)
     decision = decide(facts, tenant.rules)
-    fresh = TenantRules(reversed(tenant.policies), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    fresh = TenantRules(reversed(tenant.policies), **_settings(tenant.rules))
     replayed = msgspec.msgpack.decode(before, type=Facts)
     assert replayed == facts
     assert decide(replayed, fresh) == decide(facts, fresh) == decide(facts, tenant.rules) == decision
@@ -198,7 +226,7 @@ def test_decisions_are_pure_and_survive_a_recording(tenant: Ruled, facts: Facts)
 @given(ruled(least=1), st.data(), many_facts())
 def test_a_further_policy_never_weakens_the_requirement(tenant: Ruled, data: st.DataObject, facts: Facts) -> None:
     further, _ = data.draw(policies("further"))
-    more = TenantRules((*tenant.policies, further), order=tenant.rules.order, risk_ceiling=tenant.rules.risk_ceiling)
+    more = TenantRules((*tenant.policies, further), **_settings(tenant.rules))
     if not tenant.rules.plan(facts.action, facts.posture).policies:
         return  # the first policy that matches takes the place of the top requirement
     fewer_clauses, _ = required_clauses(facts, tenant.rules, tenant.rules.plan(facts.action, facts.posture))
@@ -237,3 +265,29 @@ def test_an_action_nobody_wrote_a_policy_for_is_never_exempt(facts: Facts, more:
     held = replace(facts, authentications=(*facts.authentications, *more))
     decision = decide(held, TenantRules())
     assert decision.basis not in (Basis.EXEMPTION_GRANT, Basis.NOT_REQUIRED)
+
+
+def _tightened(bounds: GrantClass) -> Iterator[GrantClass]:
+    yield bounds._replace(approvals=bounds.approvals + 1)
+    yield bounds._replace(max_validity_s=bounds.max_validity_s / 100)
+    yield bounds._replace(review_every_s=60.0)
+    yield bounds._replace(condition_required=True)
+    yield bounds._replace(budget_required=True)
+    yield bounds._replace(scopes=frozenset({GrantScope.SUBJECT}))
+    yield bounds._replace(ceiling=bounds.ceiling._replace(acr="nist-aal1"))
+    yield bounds._replace(ceiling=bounds.ceiling._replace(max_age_s=43200.0))
+
+
+@EXAMPLES
+@given(ruled(least=1), many_facts())
+def test_a_tighter_class_or_none_in_its_place_never_turns_a_refusal_into_allow(tenant: Ruled, facts: Facts) -> None:
+    if allows(facts, tenant):
+        return
+    classes = tenant.rules.classes
+    settings_ = _settings(tenant.rules)
+    for name, bounds in classes.items():
+        others = [other for other in classes.values() if other.id != name]
+        # Without any class left, grants of the class `default` are bounded by themselves alone: that is a tenant without classes.
+        for replaced in [*([tighter] for tighter in _tightened(bounds)), *([[]] if others else [])]:
+            rules = TenantRules(tenant.policies, **settings_ | {"classes": [*others, *replaced]})
+            assert decide(facts, rules).outcome is not Outcome.ALLOW

@@ -13,13 +13,15 @@ from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine.decide import decide
 from engine.decision import Decision
-from engine.facts import Facts
+from engine.escrow import Account
+from engine.facts import BudgetHeld, Facts
 from engine.fingerprint import hash_component, parse_version
+from engine.money import NANOS
 from engine.names import Collection, Lane, signal_id
 from engine.policy import parse_policy
 from engine.rules import TenantRules
 from sidecar.clock import Clock
-from sidecar.gather.gatherer import GatherConfig, Gatherer
+from sidecar.gather.gatherer import GatherConfig, Gathered, Gatherer
 from sidecar.store.reader import Reader
 from sidecar.store.writer import Writer
 from tests.fakes.history import History
@@ -77,6 +79,11 @@ _TRIGGERS: dict[str, dict[str, Any]] = {
     "idle": {"when": "session.idle_s > 600.0 || session.age_s > 7200.0", "require": {"acr": "nist-aal2"}},
     "asn": {"when": "context.asn == 64500", "require": {"acr": "phr"}},
 }
+
+
+def holdings(account: Account) -> BudgetHeld:
+    """What is held of any budget: for some amounts enough, for others not."""
+    return BudgetHeld("h", 0, 1, NOW - 60.0, uses=1, nanos=75 * NANOS, left_uses=0, left_nanos=0)
 
 
 class World(NamedTuple):
@@ -163,7 +170,12 @@ def grants() -> Records:
             setattr(made, name, value)
         return made.SerializeToString()
 
+    budgeted = resources_pb2.Grant.FromString(grant(subject="alice"))
+    budgeted.budget.max_count = 5
+    budgeted.budget.max_amount.CopyFrom(resources_pb2.Amount(currency="EUR", units=500))
+    budgeted.budget.max_per_use.CopyFrom(resources_pb2.Amount(currency="EUR", units=100))
     return {
+        (Collection.GRANTS, "by-budget"): budgeted.SerializeToString(),
         (Collection.GRANTS, "by-subject"): grant(subject="alice"),
         (Collection.GRANTS, "by-role"): grant(role="staff"),
         (Collection.GRANTS, "by-laptop"): grant(device="laptop"),
@@ -418,7 +430,7 @@ class Replica:
         for history in self._histories.values():
             load(self._writer, history)
         self._reader = Reader(data_dir)
-        self._gatherer = Gatherer(GatherConfig("acme", 1e9, 1e9))
+        self._gatherer = Gatherer(GatherConfig("acme", 1e9, 1e9), holdings)
         for lane in Lane:
             self._writer.confirm("acme", lane, boottime=self.clock.boottime(), wall=self.clock.wall())
 
@@ -433,9 +445,13 @@ class Replica:
 
     def ask(self, request: decision_pb2.EvaluateRequest) -> Answer:
         """As a worker would, at NOW. Raises InvalidInputError."""
-        with self._reader.view() as view:
-            facts, rules, *_ = self._gatherer.gather(request, view, NOW, clock=self.clock)
+        facts, rules, *_ = self.gather(request)
         return Answer(decide(facts, rules), facts, rules)
+
+    def gather(self, request: decision_pb2.EvaluateRequest, now: float = NOW) -> Gathered:
+        """The facts at a time. Raises InvalidInputError."""
+        with self._reader.view() as view:
+            return self._gatherer.gather(request, view, now, clock=self.clock)
 
     def close(self) -> None:
         self._reader.close()

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from sidestep.v1 import lease_pb2 as _lease_pb2
 from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from sidestep.v1 import sync_pb2 as _sync_pb2
@@ -73,6 +74,48 @@ class ListResourcesResponse(_message.Message):
     next_page_token: str
     total_size: int
     def __init__(self, resources: _Optional[_Iterable[_Union[_resources_pb2.Resource, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ...) -> None: ...
+
+class ListBudgetAccountsRequest(_message.Message):
+    __slots__ = ("name", "subject", "page_size", "page_token")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    page_size: int
+    page_token: str
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListBudgetAccountsResponse(_message.Message):
+    __slots__ = ("accounts", "next_page_token")
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    accounts: _containers.RepeatedCompositeFieldContainer[BudgetAccount]
+    next_page_token: str
+    def __init__(self, accounts: _Optional[_Iterable[_Union[BudgetAccount, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class BudgetAccount(_message.Message):
+    __slots__ = ("subject", "period", "current", "start_time", "spent", "cancelled", "held", "left", "holders")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    period: int
+    current: bool
+    start_time: _timestamp_pb2.Timestamp
+    spent: _lease_pb2.BudgetRoom
+    cancelled: _lease_pb2.BudgetRoom
+    held: _lease_pb2.BudgetRoom
+    left: _lease_pb2.BudgetRoom
+    holders: int
+    def __init__(self, subject: _Optional[str] = ..., period: _Optional[int] = ..., current: _Optional[bool] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spent: _Optional[_Union[_lease_pb2.BudgetRoom, _Mapping]] = ..., cancelled: _Optional[_Union[_lease_pb2.BudgetRoom, _Mapping]] = ..., held: _Optional[_Union[_lease_pb2.BudgetRoom, _Mapping]] = ..., left: _Optional[_Union[_lease_pb2.BudgetRoom, _Mapping]] = ..., holders: _Optional[int] = ...) -> None: ...
 
 class DeleteResourceRequest(_message.Message):
     __slots__ = ("name", "reason", "ticket")

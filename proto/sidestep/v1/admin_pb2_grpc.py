@@ -94,6 +94,11 @@ class AdminServiceStub:
                 request_serializer=sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.FromString,
                 _registered_method=True)
+        self.ListBudgetAccounts = channel.unary_unary(
+                '/sidestep.v1.AdminService/ListBudgetAccounts',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsResponse.FromString,
+                _registered_method=True)
         self.HashSubject = channel.unary_unary(
                 '/sidestep.v1.AdminService/HashSubject',
                 request_serializer=sidestep_dot_v1_dot_admin__pb2.HashSubjectRequest.SerializeToString,
@@ -185,6 +190,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBudgetAccounts(self, request, context):
+        """What subjects have used of a grant's budget. NOT_FOUND if there is no such grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def HashSubject(self, request, context):
         """What stands for a subject in `user.hash` of decisions.
         """
@@ -249,6 +261,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetRules,
                     request_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.SerializeToString,
+            ),
+            'ListBudgetAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgetAccounts,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsResponse.SerializeToString,
             ),
             'HashSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.HashSubject,
@@ -558,6 +575,33 @@ class AdminService:
             '/sidestep.v1.AdminService/GetRules',
             sidestep_dot_v1_dot_admin__pb2.GetRulesRequest.SerializeToString,
             sidestep_dot_v1_dot_admin__pb2.GetRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgetAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/ListBudgetAccounts',
+            sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.ListBudgetAccountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

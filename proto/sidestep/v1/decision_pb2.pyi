@@ -4,6 +4,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from sidestep.v1 import lease_pb2 as _lease_pb2
+from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -339,5 +340,47 @@ class SettleRequest(_message.Message):
     def __init__(self, decision_id: _Optional[str] = ..., settlement: _Optional[_Union[_lease_pb2.Settlement, str]] = ...) -> None: ...
 
 class SettleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReportAuthenticationRequest(_message.Message):
+    __slots__ = ("tenant", "subject", "token", "session_id", "dpop", "device", "register")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    DPOP_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    REGISTER_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    subject: SubjectRef
+    token: str
+    session_id: str
+    dpop: DpopProof
+    device: DeviceEvidence
+    register: bool
+    def __init__(self, tenant: _Optional[str] = ..., subject: _Optional[_Union[SubjectRef, _Mapping]] = ..., token: _Optional[str] = ..., session_id: _Optional[str] = ..., dpop: _Optional[_Union[DpopProof, _Mapping]] = ..., device: _Optional[_Union[DeviceEvidence, _Mapping]] = ..., register: _Optional[bool] = ...) -> None: ...
+
+class ReportAuthenticationResponse(_message.Message):
+    __slots__ = ("authentication", "session", "device", "registering")
+    AUTHENTICATION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    REGISTERING_FIELD_NUMBER: _ClassVar[int]
+    authentication: _resources_pb2.Authentication
+    session: str
+    device: str
+    registering: bool
+    def __init__(self, authentication: _Optional[_Union[_resources_pb2.Authentication, _Mapping]] = ..., session: _Optional[str] = ..., device: _Optional[str] = ..., registering: _Optional[bool] = ...) -> None: ...
+
+class ReportOutcomeRequest(_message.Message):
+    __slots__ = ("decision_id", "outcome")
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    outcome: _report_pb2.SpotCheckOutcome
+    def __init__(self, decision_id: _Optional[str] = ..., outcome: _Optional[_Union[_report_pb2.SpotCheckOutcome, str]] = ...) -> None: ...
+
+class ReportOutcomeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

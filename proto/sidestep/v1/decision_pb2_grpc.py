@@ -53,6 +53,16 @@ class DecisionServiceStub:
                 request_serializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.ReportAuthentication = channel.unary_unary(
+                '/sidestep.v1.DecisionService/ReportAuthentication',
+                request_serializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.FromString,
+                _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/sidestep.v1.DecisionService/ReportOutcome',
+                request_serializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -89,6 +99,29 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportAuthentication(self, request, context):
+        """Tells of a finished step-up, with its proof. From the answer on it counts in every worker of this pod, for the session and the
+        device it happened in; the control plane is told through a durable outbox.
+
+        Errors: INVALID_ARGUMENT names the field, and for `token` what is wrong with the proof (`subject_mismatch`, `audience`,
+        `missing_jti`, ...); ALREADY_EXISTS: its jti was used; FAILED_PRECONDITION: a later authentication of the session is known;
+        UNAVAILABLE: it could not be kept, report again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOutcome(self, request, context):
+        """Tells what became of a challenge that a spot check caused, within an hour and by the caller that asked. Services may report every
+        challenge; what was no spot check is NOT_FOUND, which is no fault. Telling it again changes nothing.
+
+        Errors: NOT_FOUND: no recent spot check of this caller and pod; FAILED_PRECONDITION: another outcome was reported; UNAVAILABLE: try
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +139,16 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=sidestep_dot_v1_dot_decision__pb2.SettleRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_decision__pb2.SettleResponse.SerializeToString,
+            ),
+            'ReportAuthentication': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAuthentication,
+                    request_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,6 +236,60 @@ class DecisionService:
             '/sidestep.v1.DecisionService/Settle',
             sidestep_dot_v1_dot_decision__pb2.SettleRequest.SerializeToString,
             sidestep_dot_v1_dot_decision__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAuthentication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.DecisionService/ReportAuthentication',
+            sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationRequest.SerializeToString,
+            sidestep_dot_v1_dot_decision__pb2.ReportAuthenticationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.DecisionService/ReportOutcome',
+            sidestep_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+            sidestep_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

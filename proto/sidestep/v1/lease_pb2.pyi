@@ -29,7 +29,6 @@ class SettleResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SETTLE_RESULT_UNSPECIFIED: _ClassVar[SettleResult]
     SETTLE_RESULT_SETTLED: _ClassVar[SettleResult]
     SETTLE_RESULT_SETTLED_OTHERWISE: _ClassVar[SettleResult]
-    SETTLE_RESULT_UNKNOWN: _ClassVar[SettleResult]
 LEASE_REFUSAL_UNSPECIFIED: LeaseRefusal
 LEASE_REFUSAL_EXHAUSTED: LeaseRefusal
 LEASE_REFUSAL_NO_BUDGET: LeaseRefusal
@@ -40,7 +39,6 @@ SETTLEMENT_CANCELLED: Settlement
 SETTLE_RESULT_UNSPECIFIED: SettleResult
 SETTLE_RESULT_SETTLED: SettleResult
 SETTLE_RESULT_SETTLED_OTHERWISE: SettleResult
-SETTLE_RESULT_UNKNOWN: SettleResult
 
 class BudgetRoom(_message.Message):
     __slots__ = ("count", "amount")

@@ -25,19 +25,63 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/report.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x14ReportJournalRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12)\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x19.sidestep.v1.JournalChain\"*\n\x15ReportJournalResponse\x12\x11\n\tconflicts\x18\x01 \x03(\t\"\xe8\x01\n\x0cJournalChain\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07settled\x18\x04 \x01(\x04\x12\x13\n\x0bquarantined\x18\x05 \x01(\x04\x12\x11\n\tdiscarded\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nunrecorded\x18\x08 \x01(\x04\x12\x0f\n\x07spooled\x18\t \x01(\x04\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12/\n\x0breport_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp2g\n\rReportService\x12V\n\rReportJournal\x12!.sidestep.v1.ReportJournalRequest\x1a\".sidestep.v1.ReportJournalResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/report.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x14ReportJournalRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12)\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x19.sidestep.v1.JournalChain\"*\n\x15ReportJournalResponse\x12\x11\n\tconflicts\x18\x01 \x03(\t\"\xe8\x01\n\x0cJournalChain\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07settled\x18\x04 \x01(\x04\x12\x13\n\x0bquarantined\x18\x05 \x01(\x04\x12\x11\n\tdiscarded\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nunrecorded\x18\x08 \x01(\x04\x12\x0f\n\x07spooled\x18\t \x01(\x04\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12/\n\x0breport_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x12ReportUsageRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12)\n\x07windows\x18\x02 \x03(\x0b\x32\x18.sidestep.v1.UsageWindow\x12(\n\x08outcomes\x18\x03 \x03(\x0b\x32\x16.sidestep.v1.SpotCheck\"\x15\n\x13ReportUsageResponse\"\xb5\x01\n\x0bUsageWindow\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07tenants\x18\x05 \x03(\x0b\x32\x18.sidestep.v1.TenantUsage\"\xda\x02\n\x0bTenantUsage\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12:\n\tdecisions\x18\x02 \x03(\x0b\x32\'.sidestep.v1.TenantUsage.DecisionsEntry\x12%\n\x06grants\x18\x03 \x03(\x0b\x32\x15.sidestep.v1.GrantUse\x12%\n\x05\x64raws\x18\x04 \x03(\x0b\x32\x16.sidestep.v1.SpotCheck\x12\'\n\x06guards\x18\x05 \x03(\x0b\x32\x17.sidestep.v1.GuardCount\x12\x12\n\nsketch_key\x18\x06 \x01(\x0c\x12\x31\n\x0c\x66ingerprints\x18\x07 \x03(\x0b\x32\x1b.sidestep.v1.FingerprintUse\x12\x0f\n\x07\x64ropped\x18\x08 \x01(\x04\x1a\x30\n\x0e\x44\x65\x63isionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"k\n\x08GrantUse\x12\r\n\x05grant\x18\x01 \x01(\t\x12\x13\n\x0bgrant_class\x18\x02 \x01(\t\x12\x0c\n\x04uses\x18\x03 \x01(\x04\x12-\n\tlast_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\nGuardCount\x12\r\n\x05guard\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x10\n\x08\x66indings\x18\x03 \x01(\x04\"d\n\x0e\x46ingerprintUse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x10\n\x08subjects\x18\x02 \x01(\x0c\x12+\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1a.sidestep.v1.SubjectDevice\"0\n\rSubjectDevice\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"\xbc\x01\n\tSpotCheck\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06sample\x18\x02 \x01(\x0c\x12\r\n\x05grant\x18\x03 \x01(\t\x12\x13\n\x0bgrant_class\x18\x04 \x01(\t\x12\x0c\n\x04rate\x18\x05 \x01(\x01\x12-\n\tdraw_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07outcome\x18\x07 \x01(\x0e\x32\x1d.sidestep.v1.SpotCheckOutcome\"\xa3\x01\n\x1cReportAuthenticationsRequest\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12<\n\x0f\x61uthentications\x18\x02 \x03(\x0b\x32#.sidestep.v1.ReportedAuthentication\x12\x34\n\x08refusals\x18\x03 \x03(\x0b\x32\".sidestep.v1.RefusedAuthentication\"\x83\x01\n\x15RefusedAuthentication\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaa\x03\n\x16ReportedAuthentication\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x10\n\x08register\x18\x06 \x01(\x08\x12G\n\ncomponents\x18\x07 \x03(\x0b\x32\x33.sidestep.v1.ReportedAuthentication.ComponentsEntry\x12\x43\n\x08versions\x18\x08 \x03(\x0b\x32\x31.sidestep.v1.ReportedAuthentication.VersionsEntry\x12\x0e\n\x06key_id\x18\t \x01(\t\x12\x0b\n\x03jkt\x18\n \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"U\n\x1dReportAuthenticationsResponse\x12\x34\n\x08receipts\x18\x01 \x03(\x0b\x32\".sidestep.v1.AuthenticationReceipt\"u\n\x15\x41uthenticationReceipt\x12\x33\n\x07outcome\x18\x01 \x01(\x0e\x32\".sidestep.v1.AuthenticationOutcome\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65vice_updated\x18\x03 \x01(\x08*\x96\x01\n\x10SpotCheckOutcome\x12\"\n\x1eSPOT_CHECK_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19SPOT_CHECK_OUTCOME_PASSED\x10\x01\x12\x1d\n\x19SPOT_CHECK_OUTCOME_FAILED\x10\x02\x12 \n\x1cSPOT_CHECK_OUTCOME_ABANDONED\x10\x03*\x88\x01\n\x15\x41uthenticationOutcome\x12&\n\"AUTHENTICATION_OUTCOME_UNSPECIFIED\x10\x00\x12#\n\x1f\x41UTHENTICATION_OUTCOME_RECORDED\x10\x01\x12\"\n\x1e\x41UTHENTICATION_OUTCOME_REFUSED\x10\x02\x32\xa9\x02\n\rReportService\x12V\n\rReportJournal\x12!.sidestep.v1.ReportJournalRequest\x1a\".sidestep.v1.ReportJournalResponse\x12P\n\x0bReportUsage\x12\x1f.sidestep.v1.ReportUsageRequest\x1a .sidestep.v1.ReportUsageResponse\x12n\n\x15ReportAuthentications\x12).sidestep.v1.ReportAuthenticationsRequest\x1a*.sidestep.v1.ReportAuthenticationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidestep.v1.report_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TENANTUSAGE_DECISIONSENTRY']._loaded_options = None
+  _globals['_TENANTUSAGE_DECISIONSENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._loaded_options = None
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._loaded_options = None
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_SPOTCHECKOUTCOME']._serialized_start=2566
+  _globals['_SPOTCHECKOUTCOME']._serialized_end=2716
+  _globals['_AUTHENTICATIONOUTCOME']._serialized_start=2719
+  _globals['_AUTHENTICATIONOUTCOME']._serialized_end=2855
   _globals['_REPORTJOURNALREQUEST']._serialized_start=74
   _globals['_REPORTJOURNALREQUEST']._serialized_end=156
   _globals['_REPORTJOURNALRESPONSE']._serialized_start=158
   _globals['_REPORTJOURNALRESPONSE']._serialized_end=200
   _globals['_JOURNALCHAIN']._serialized_start=203
   _globals['_JOURNALCHAIN']._serialized_end=435
-  _globals['_REPORTSERVICE']._serialized_start=437
-  _globals['_REPORTSERVICE']._serialized_end=540
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=437
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=559
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=561
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=582
+  _globals['_USAGEWINDOW']._serialized_start=585
+  _globals['_USAGEWINDOW']._serialized_end=766
+  _globals['_TENANTUSAGE']._serialized_start=769
+  _globals['_TENANTUSAGE']._serialized_end=1115
+  _globals['_TENANTUSAGE_DECISIONSENTRY']._serialized_start=1067
+  _globals['_TENANTUSAGE_DECISIONSENTRY']._serialized_end=1115
+  _globals['_GRANTUSE']._serialized_start=1117
+  _globals['_GRANTUSE']._serialized_end=1224
+  _globals['_GUARDCOUNT']._serialized_start=1226
+  _globals['_GUARDCOUNT']._serialized_end=1285
+  _globals['_FINGERPRINTUSE']._serialized_start=1287
+  _globals['_FINGERPRINTUSE']._serialized_end=1387
+  _globals['_SUBJECTDEVICE']._serialized_start=1389
+  _globals['_SUBJECTDEVICE']._serialized_end=1437
+  _globals['_SPOTCHECK']._serialized_start=1440
+  _globals['_SPOTCHECK']._serialized_end=1628
+  _globals['_REPORTAUTHENTICATIONSREQUEST']._serialized_start=1631
+  _globals['_REPORTAUTHENTICATIONSREQUEST']._serialized_end=1794
+  _globals['_REFUSEDAUTHENTICATION']._serialized_start=1797
+  _globals['_REFUSEDAUTHENTICATION']._serialized_end=1928
+  _globals['_REPORTEDAUTHENTICATION']._serialized_start=1931
+  _globals['_REPORTEDAUTHENTICATION']._serialized_end=2357
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_start=2259
+  _globals['_REPORTEDAUTHENTICATION_COMPONENTSENTRY']._serialized_end=2308
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_start=2310
+  _globals['_REPORTEDAUTHENTICATION_VERSIONSENTRY']._serialized_end=2357
+  _globals['_REPORTAUTHENTICATIONSRESPONSE']._serialized_start=2359
+  _globals['_REPORTAUTHENTICATIONSRESPONSE']._serialized_end=2444
+  _globals['_AUTHENTICATIONRECEIPT']._serialized_start=2446
+  _globals['_AUTHENTICATIONRECEIPT']._serialized_end=2563
+  _globals['_REPORTSERVICE']._serialized_start=2858
+  _globals['_REPORTSERVICE']._serialized_end=3155
 # @@protoc_insertion_point(module_scope)

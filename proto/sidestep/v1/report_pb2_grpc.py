@@ -39,6 +39,16 @@ class ReportServiceStub:
                 request_serializer=sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.FromString,
                 _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/sidestep.v1.ReportService/ReportUsage',
+                request_serializer=sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
+        self.ReportAuthentications = channel.unary_unary(
+                '/sidestep.v1.ReportService/ReportAuthentications',
+                request_serializer=sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsResponse.FromString,
+                _registered_method=True)
 
 
 class ReportServiceServicer:
@@ -53,6 +63,27 @@ class ReportServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportUsage(self, request, context):
+        """What decisions and guards came to in windows of a few seconds, in numbers and sketches, and what became of spot checks.
+        Repeating a report changes nothing: a window counts once, by sidecar, chain and number, and a spot check once.
+
+        Errors: INVALID_ARGUMENT names the field, report without that part; PERMISSION_DENIED: of a tenant out of the sidecar's scope;
+        UNAVAILABLE: the database is out of reach, report again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportAuthentications(self, request, context):
+        """Finished authentications that services reported to the sidecar, each with its proof. The control plane verifies every proof with
+        its own keys; the sidecar's word is not taken for it. Repeating a report changes nothing.
+
+        Errors: INVALID_ARGUMENT names the field; UNAVAILABLE: the database is out of reach, report again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReportServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +91,16 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.ReportJournal,
                     request_deserializer=sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.SerializeToString,
+            ),
+            'ReportAuthentications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAuthentications,
+                    request_deserializer=sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +130,60 @@ class ReportService:
             '/sidestep.v1.ReportService/ReportJournal',
             sidestep_dot_v1_dot_report__pb2.ReportJournalRequest.SerializeToString,
             sidestep_dot_v1_dot_report__pb2.ReportJournalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ReportService/ReportUsage',
+            sidestep_dot_v1_dot_report__pb2.ReportUsageRequest.SerializeToString,
+            sidestep_dot_v1_dot_report__pb2.ReportUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAuthentications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.ReportService/ReportAuthentications',
+            sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsRequest.SerializeToString,
+            sidestep_dot_v1_dot_report__pb2.ReportAuthenticationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

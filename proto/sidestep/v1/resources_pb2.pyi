@@ -22,6 +22,7 @@ class Collection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COLLECTION_KEYS: _ClassVar[Collection]
     COLLECTION_POSTURES: _ClassVar[Collection]
     COLLECTION_SETTINGS: _ClassVar[Collection]
+    COLLECTION_GRANT_CLASSES: _ClassVar[Collection]
     COLLECTION_DEVICES: _ClassVar[Collection]
     COLLECTION_SIGNALS: _ClassVar[Collection]
 
@@ -55,6 +56,13 @@ class GrantScope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANT_SCOPE_SUBJECT: _ClassVar[GrantScope]
     GRANT_SCOPE_ROLE: _ClassVar[GrantScope]
     GRANT_SCOPE_DEVICE: _ClassVar[GrantScope]
+
+class ClassState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CLASS_STATE_UNSPECIFIED: _ClassVar[ClassState]
+    CLASS_STATE_ACTIVE: _ClassVar[ClassState]
+    CLASS_STATE_SUSPENDED: _ClassVar[ClassState]
+    CLASS_STATE_REOPENING: _ClassVar[ClassState]
 
 class SubjectState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -102,6 +110,7 @@ COLLECTION_REVOKED_SESSIONS: Collection
 COLLECTION_KEYS: Collection
 COLLECTION_POSTURES: Collection
 COLLECTION_SETTINGS: Collection
+COLLECTION_GRANT_CLASSES: Collection
 COLLECTION_DEVICES: Collection
 COLLECTION_SIGNALS: Collection
 LANE_UNSPECIFIED: Lane
@@ -123,6 +132,10 @@ GRANT_SCOPE_UNSPECIFIED: GrantScope
 GRANT_SCOPE_SUBJECT: GrantScope
 GRANT_SCOPE_ROLE: GrantScope
 GRANT_SCOPE_DEVICE: GrantScope
+CLASS_STATE_UNSPECIFIED: ClassState
+CLASS_STATE_ACTIVE: ClassState
+CLASS_STATE_SUSPENDED: ClassState
+CLASS_STATE_REOPENING: ClassState
 SUBJECT_STATE_UNSPECIFIED: SubjectState
 SUBJECT_STATE_ACTIVE: SubjectState
 SUBJECT_STATE_DISABLED: SubjectState
@@ -279,8 +292,58 @@ class Budget(_message.Message):
     max_elapsed: _duration_pb2.Duration
     def __init__(self, max_count: _Optional[int] = ..., max_amount: _Optional[_Union[Amount, _Mapping]] = ..., max_per_use: _Optional[_Union[Amount, _Mapping]] = ..., max_elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class GrantClassState(_message.Message):
+    __slots__ = ("name", "state", "spot_check_rate", "held", "step", "trips", "since_time", "reason", "update_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SPOT_CHECK_RATE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TRIPS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: ClassState
+    spot_check_rate: float
+    held: bool
+    step: int
+    trips: int
+    since_time: _timestamp_pb2.Timestamp
+    reason: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ClassState, str]] = ..., spot_check_rate: _Optional[float] = ..., held: _Optional[bool] = ..., step: _Optional[int] = ..., trips: _Optional[int] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ClassBreaker(_message.Message):
+    __slots__ = ("grant_class", "max_rate", "min_samples", "window", "reopen_after", "steps")
+    GRANT_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATE_FIELD_NUMBER: _ClassVar[int]
+    MIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REOPEN_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    grant_class: str
+    max_rate: float
+    min_samples: int
+    window: _duration_pb2.Duration
+    reopen_after: _duration_pb2.Duration
+    steps: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, grant_class: _Optional[str] = ..., max_rate: _Optional[float] = ..., min_samples: _Optional[int] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reopen_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., steps: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class SuspectDevice(_message.Message):
+    __slots__ = ("device", "guard", "since_time", "expire_time")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    guard: str
+    since_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, device: _Optional[str] = ..., guard: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class Subject(_message.Message):
-    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time")
+    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "sim_change_time", "authenticator_change_time", "strong_authentication_time", "suspects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +351,10 @@ class Subject(_message.Message):
     RECOVER_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILED_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SIM_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    AUTHENTICATOR_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STRONG_AUTHENTICATION_TIME_FIELD_NUMBER: _ClassVar[int]
+    SUSPECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SubjectState
     roles: _containers.RepeatedScalarFieldContainer[str]
@@ -295,7 +362,11 @@ class Subject(_message.Message):
     recover_time: _timestamp_pb2.Timestamp
     failed_attempts: int
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    sim_change_time: _timestamp_pb2.Timestamp
+    authenticator_change_time: _timestamp_pb2.Timestamp
+    strong_authentication_time: _timestamp_pb2.Timestamp
+    suspects: _containers.RepeatedCompositeFieldContainer[SuspectDevice]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sim_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authenticator_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications", "fingerprint")
@@ -456,6 +527,26 @@ class FingerprintComponent(_message.Message):
     max_rise: int
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[FingerprintComponent.Kind, str]] = ..., weight: _Optional[int] = ..., must_match: _Optional[bool] = ..., max_rise: _Optional[int] = ...) -> None: ...
 
+class RateLimit(_message.Message):
+    __slots__ = ("per_second", "burst", "hard_factor")
+    PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    HARD_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    per_second: float
+    burst: int
+    hard_factor: float
+    def __init__(self, per_second: _Optional[float] = ..., burst: _Optional[int] = ..., hard_factor: _Optional[float] = ...) -> None: ...
+
+class RateLimits(_message.Message):
+    __slots__ = ("subject", "device", "caller")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    subject: RateLimit
+    device: RateLimit
+    caller: RateLimit
+    def __init__(self, subject: _Optional[_Union[RateLimit, _Mapping]] = ..., device: _Optional[_Union[RateLimit, _Mapping]] = ..., caller: _Optional[_Union[RateLimit, _Mapping]] = ...) -> None: ...
+
 class ChangeControl(_message.Message):
     __slots__ = ("policies", "keys", "settings", "posture", "kill_switch", "blocks", "proposal_lifetime")
     POLICIES_FIELD_NUMBER: _ClassVar[int]
@@ -475,7 +566,7 @@ class ChangeControl(_message.Message):
     def __init__(self, policies: _Optional[bool] = ..., keys: _Optional[bool] = ..., settings: _Optional[bool] = ..., posture: _Optional[bool] = ..., kill_switch: _Optional[bool] = ..., blocks: _Optional[bool] = ..., proposal_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "change_control")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "cool_off", "rate_limits", "change_control", "breakers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -487,7 +578,10 @@ class Settings(_message.Message):
     CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     GRANT_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    COOL_OFF_FIELD_NUMBER: _ClassVar[int]
+    RATE_LIMITS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_CONTROL_FIELD_NUMBER: _ClassVar[int]
+    BREAKERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
     issuers: _containers.RepeatedCompositeFieldContainer[Issuer]
@@ -499,8 +593,11 @@ class Settings(_message.Message):
     clock_skew: _duration_pb2.Duration
     update_time: _timestamp_pb2.Timestamp
     grant_classes: _containers.RepeatedCompositeFieldContainer[GrantClass]
+    cool_off: _duration_pb2.Duration
+    rate_limits: RateLimits
     change_control: ChangeControl
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ...) -> None: ...
+    breakers: _containers.RepeatedCompositeFieldContainer[ClassBreaker]
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., cool_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rate_limits: _Optional[_Union[RateLimits, _Mapping]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")
@@ -521,7 +618,7 @@ class Signal(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[SignalKind, str]] = ..., value: _Optional[str] = ..., source: _Optional[str] = ..., score: _Optional[int] = ..., confidence: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Resource(_message.Message):
-    __slots__ = ("policy", "grant", "subject", "device_state", "revoked_session", "key", "posture", "settings", "device", "signal")
+    __slots__ = ("policy", "grant", "subject", "device_state", "revoked_session", "key", "posture", "settings", "grant_class_state", "device", "signal")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -530,6 +627,7 @@ class Resource(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     POSTURE_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_CLASS_STATE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     policy: Policy
@@ -540,9 +638,10 @@ class Resource(_message.Message):
     key: Key
     posture: Posture
     settings: Settings
+    grant_class_state: GrantClassState
     device: Device
     signal: Signal
-    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., subject: _Optional[_Union[Subject, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., revoked_session: _Optional[_Union[RevokedSession, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., posture: _Optional[_Union[Posture, _Mapping]] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., subject: _Optional[_Union[Subject, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., revoked_session: _Optional[_Union[RevokedSession, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., posture: _Optional[_Union[Posture, _Mapping]] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ..., grant_class_state: _Optional[_Union[GrantClassState, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("epoch", "revision")

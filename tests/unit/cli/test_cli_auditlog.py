@@ -75,6 +75,8 @@ def test_a_whole_log_is_called_so_with_its_head(written: Sidestep) -> None:
         ("DELETE FROM audit WHERE number = 3", "entry 3 is missing"),
         ("DELETE FROM audit WHERE number IN (3, 4)", "entry 3 is missing, and all up to 4"),
         ("DELETE FROM audit WHERE number = 5", "entry 5 is missing: the tail was cut"),
+        ("DELETE FROM audit_heads", "entry 1 is one the head that came along knows nothing of"),
+        ("UPDATE audit_heads SET number = 3", "entry 3 is not the entry that the given head tells of"),
         ("DELETE FROM audit", "entry 1 is missing, and all up to 5: the tail was cut"),
     ],
 )

@@ -292,3 +292,42 @@ def test_revisions_and_sidecars(sidestep: Sidestep) -> None:
     assert "urgent" in sidestep("revisions")
     assert sidestep.json("sidecar", "list") == []
     assert "SIDECAR" in sidestep("sidecar", "list")
+
+
+def test_events_of_a_subject_are_kept_by_whoever_does_not_mention_them(sidestep: Sidestep) -> None:
+    sidestep("subject", "put", "alice", "--method", "totp")
+    sidestep("subject", "event", "alice", "--sim-change", "--at", "2026-01-02T03:04:05Z")
+    sidestep("subject", "event", "alice", "--recovery", "--at", "2026-01-03T00:00:00Z")
+    document = sidestep.file(
+        "alice.yaml",
+        "apiVersion: sidestep.dev/v1\nkind: Subject\nmetadata: {name: alice}\nspec: {state: SUBJECT_STATE_ACTIVE}\n",
+    )
+    sidestep("subject", "put", "--file", document)
+    alice = sidestep.json("subject", "get", "alice")
+    assert alice["simChangeTime"] == "2026-01-02T03:04:05Z"
+    assert alice["recoverTime"] == "2026-01-03T00:00:00Z"
+    assert "authenticatorChangeTime" not in alice
+    sidestep("subject", "event", "alice", "--new-authenticator")
+    assert "authenticatorChangeTime" in sidestep.json("subject", "get", "alice")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("alice",), 2, "name the event"),
+        (("alice", "--recovery", "--at", "2999-01-01T00:00:00Z"), 1, "subject.recover_time: lies in the future"),
+    ],
+    ids=["no event", "in the future"],
+)
+def test_an_event_that_cannot_be_is_refused(sidestep: Sidestep, args: tuple[str, ...], code: int, said: str) -> None:
+    sidestep("subject", "put", "alice")
+    assert said in sidestep("subject", "event", *args, code=code)
+
+
+@pytest.mark.parametrize(("cool_off", "code"), [("0s", 0), ("31536000s", 0), ("31536001s", 1), ("-1s", 1)])
+def test_the_cool_off_has_bounds(sidestep: Sidestep, cool_off: str, code: int) -> None:
+    document = sidestep.file(
+        "settings.yaml",
+        f"apiVersion: sidestep.dev/v1\nkind: Settings\nmetadata: {{name: default}}\nspec: {{cool_off: {cool_off}}}\n",
+    )
+    assert ("cool_off" in sidestep("apply", "-f", document, code=code)) == (code != 0)

@@ -525,7 +525,12 @@ def test_public_names_are_frozen() -> None:
         "Question",
         "QuestionFields",
         "Reason",
+        "ReportError",
+        "ReportFields",
+        "ReportedAuthentication",
         "Revision",
+        "ChallengeOutcome",
+        "OutcomeError",
         "SettleError",
         "SidestepClientError",
     }

@@ -114,6 +114,15 @@ def test_what_waives_nothing_is_shown_only_if_asked_for_and_says_why(server: Adm
     ]
 
 
+def test_grants_of_a_suspended_class_waive_nothing(server: AdminServer) -> None:
+    grant(server, "a", subject="alice")
+    for state, shown in (("SUSPENDED", []), ("REOPENING", [""]), ("UNSPECIFIED", []), ("ACTIVE", [""])):
+        write(server, Collection.GRANT_CLASSES, pb.GrantClassState(state=f"CLASS_STATE_{state}"), "default")
+        assert [entry.refusal for entry in review(server)] == shown
+    write(server, Collection.GRANT_CLASSES, pb.GrantClassState(state="CLASS_STATE_SUSPENDED"), "default")
+    assert [entry.refusal for entry in review(server, dormant=True)] == ["CLASS_SUSPENDED"]
+
+
 def test_last_use_is_shown_where_it_is_reported(server: AdminServer) -> None:
     grant(server, "a", subject="alice")
     grant(server, "b", subject="alice")

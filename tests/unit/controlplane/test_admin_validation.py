@@ -97,6 +97,8 @@ def settings() -> pb.Resource:
     record.top_requirement.acr = "phr"
     record.top_requirement.max_age.FromSeconds(300)
     record.clock_skew.FromSeconds(30)
+    for limit in (record.rate_limits.subject, record.rate_limits.device, record.rate_limits.caller):
+        limit.per_second, limit.burst, limit.hard_factor = 5.0, 20, 4.0
     grant_class = record.grant_classes.add(id="standard", approvals=1, scopes=["GRANT_SCOPE_SUBJECT"])
     grant_class.ceiling.acr = "nist-aal2"
     grant_class.ceiling.max_age.FromSeconds(3600)
@@ -260,6 +262,11 @@ BAD = [
     (settings, {"top_requirement__max_age": 10.0}, "settings.top_requirement.max_age"),
     (settings, {"risk_ceiling": 101}, "settings.risk_ceiling"),
     (settings, {"clock_skew": 300.5}, "settings.clock_skew"),
+    (settings, {"rate_limits__subject__per_second": 0.0}, "settings.rate_limits.subject.per_second"),
+    (settings, {"rate_limits__subject__per_second": float("nan")}, "settings.rate_limits.subject.per_second"),
+    (settings, {"rate_limits__device__burst": 0}, "settings.rate_limits.device.burst"),
+    (settings, {"rate_limits__caller__burst": 1_000_001}, "settings.rate_limits.caller.burst"),
+    (settings, {"rate_limits__caller__hard_factor": 0.5}, "settings.rate_limits.caller.hard_factor"),
     (settings, {"clock_skew": -1.0}, "settings.clock_skew"),
     (signal, {"kind": 0}, "signal.kind"),
     (signal, {"score": 101}, "signal.score"),

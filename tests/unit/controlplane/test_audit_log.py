@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +19,7 @@ from controlplane.actor import system
 from controlplane.api.refusals import MAX_PER_TENANT, WINDOW_S, Refusals
 from controlplane.audit import Note, record_digest, verify
 from controlplane.errors import StoreError
-from controlplane.store import Write
+from controlplane.store import Store, Write
 from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.operators import OperatorFiles, bearer, said
@@ -296,3 +297,54 @@ def test_a_refusal_that_cannot_be_entered_is_answered_all_the_same(
 
     monkeypatch.setattr(operated.refusals, "record", broken)
     refused(grpc.StatusCode.PERMISSION_DENIED, put, operated, bearer("carol"), subject=subject())
+
+
+def test_writers_at_once_make_one_chain_without_gaps(server: AdminServer, tmp_path: Path) -> None:
+    """Also two processes over one database: here two stores."""
+
+    async def write(store: Store, name: str) -> None:
+        for number in range(20):
+            note = Note(system(), "put", f"tenants/acme/subjects/{name}{number}")
+            await store.commit("acme", [Write(Collection.SUBJECTS, f"{name}{number}", b"x")], audit=note)
+
+    async def together() -> None:
+        other = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/admin.db")
+        try:
+            await asyncio.gather(write(server.store, "a"), write(server.store, "b"), write(other, "c"))
+        finally:
+            await other.close()
+
+    server.run(together())
+    assert [entry.number for entry in entries(server)] == list(range(1, 61))
+    # One revision, one entry, in the same order.
+    assert [entry.revision.revision for entry in entries(server)] == list(range(1, 61))
+
+
+def test_a_database_of_an_earlier_version_gets_an_audit_log(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/old.db"
+
+    async def open_and(*notes: Note) -> int:
+        store = await Store.open(url)
+        try:
+            await store.commit("acme", [Write(1, f"{len(notes)}", b"x")], audit=notes[0] if notes else None)
+            return (await store.audit.head("acme")).number
+        finally:
+            await store.close()
+
+    asyncio.run(open_and())
+    with sqlite3.connect(tmp_path / "old.db") as database:
+        for table in ("audit", "audit_heads", "proposals"):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("UPDATE schema SET version = 2")
+    assert asyncio.run(open_and(Note(system(), "put", "tenants/acme/policies/1"))) == 1
+
+
+def test_a_refused_import_is_entered(server: AdminServer) -> None:
+    put(server, subject=subject())
+    messages = [{"start": api.ImportStart(parent="tenants/acme", collection="COLLECTION_SUBJECTS", replace=True)}]
+    messages.append({"commit": api.ImportCommit(count=0)})
+    asked = iter([api.ImportResourcesRequest(**message) for message in messages])
+    refused(grpc.StatusCode.FAILED_PRECONDITION, server.stub.ImportResources, asked)
+    (entry,) = entries(server, outcome=REFUSED)
+    assert (entry.action, entry.name) == ("import", "tenants/acme/subjects")
+    assert "would shrink" in entry.detail

@@ -8,7 +8,8 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.api.budgets import check_budget, widens
+from controlplane.api.budgets import check_budget
+from controlplane.budgets import widens
 from engine.errors import InvalidInputError
 
 EUR100 = {"currency": "EUR", "units": "100"}

@@ -10,12 +10,17 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
 from sidestep.v1 import admin_pb2 as api
 from sidestep.v1 import audit_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.audit import verify
+from controlplane.actor import system
+from controlplane.audit import Note, verify
 from controlplane.changecontrol import RULES, Change, concerns, guarded
+from controlplane.errors import RefusedError
+from controlplane.store import Write
 from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.operators import OperatorFiles, bearer, said
@@ -131,9 +136,95 @@ def test_change_control_cannot_be_weakened_alone_whatever_it_guards(rule: str) -
     assert rules(Collection.SETTINGS, settings(**{rule: True}), shorter, control) == others
 
 
+@pytest.mark.parametrize(
+    ("approvals", "guarded_change"),
+    [([2], False), ([3], False), ([1], True), ([0], True), ([], True), ([2, 0], False)],
+)
+def test_the_approvals_of_a_grant_class_cannot_be_lowered_alone(approvals: list[int], guarded_change: bool) -> None:
+    def classes(*wanted: int) -> pb.Settings:
+        record = settings(posture=True)
+        for index, number in enumerate(wanted):
+            record.grant_classes.add(id=f"c{index}", approvals=number)
+        return record
+
+    expected = ["change_control"] if guarded_change else []
+    assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl(posture=True)) == expected
+    assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl()) == []
+
+
+def test_what_voids_a_subjects_past_cannot_be_taken_back_alone() -> None:
+    def recovered(at: int) -> pb.Subject:
+        record = subject("ACTIVE")
+        if at:
+            record.recover_time.FromSeconds(at)
+        return record
+
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(0)) == ["blocks"]
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(99)) == ["blocks"]
+    assert rules(Collection.SUBJECTS, recovered(100), recovered(101)) == []
+    assert rules(Collection.SUBJECTS, recovered(0), recovered(100)) == []
+    assert rules(Collection.SUBJECTS, recovered(100), None) == []
+
+
 def test_without_change_control_settings_are_free() -> None:
     assert rules(Collection.SETTINGS, settings(), None, pb.ChangeControl()) == []
     assert rules(Collection.SETTINGS, None, settings(policies=True), pb.ChangeControl()) == []
+
+
+LEVELS = st.sampled_from(["LOW", "ELEVATED", "HIGH", "CRITICAL"])
+POSTURE = st.none() | st.builds(posture, LEVELS, st.booleans())
+SUBJECT = st.none() | st.builds(subject, st.sampled_from(["ACTIVE", "DISABLED", "UNSPECIFIED"]))
+TRUSTS = st.sampled_from(["ACTIVE", "QUARANTINED", "REVOKED", "UNSPECIFIED"])
+STANDING = st.none() | st.builds(standing, TRUSTS, st.sampled_from(["mallory", "other"]))
+CONTROL = st.builds(pb.ChangeControl, **{rule: st.booleans() for rule in RULES})
+
+
+def protection(world: dict[str, Any]) -> dict[str, int]:
+    """How well each thing protects, said in another way than the code says it."""
+    level = (
+        -1
+        if world["posture"] is None
+        else ["LOW", "ELEVATED", "HIGH", "CRITICAL"].index(
+            pb.PostureLevel.Name(world["posture"].level).rpartition("_")[2]
+        )
+    )
+    state = world["standing"]
+    trusted = state is None or state.trust == pb.DEVICE_TRUST_ACTIVE
+    return {
+        "posture": max(level, 0),
+        "kill_switch": int(world["posture"] is not None and world["posture"].exemptions_off),
+        "subject": int(world["subject"] is not None and world["subject"].state != pb.SUBJECT_STATE_ACTIVE),
+        "mallorys device": 0 if trusted or state.subject != "mallory" else 1 + (state.trust == pb.DEVICE_TRUST_REVOKED),
+        **{f"rule {rule}": int(getattr(world["settings"].change_control, rule)) for rule in RULES},
+    }
+
+
+@given(
+    POSTURE,
+    SUBJECT,
+    STANDING,
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("posture"), POSTURE),
+            st.tuples(st.just("subject"), SUBJECT),
+            st.tuples(st.just("standing"), STANDING),
+            st.tuples(st.just("settings"), CONTROL.map(lambda control: pb.Settings(change_control=control))),
+        ),
+        max_size=30,
+    ),
+)
+def test_one_person_alone_only_ever_adds_protection(
+    before: Any, victim: Any, state: Any, attempts: list[tuple[str, Any]]
+) -> None:
+    world = {"posture": before, "subject": victim, "standing": state, "settings": pb.Settings(change_control=ALL)}
+    collections = {"posture": POSTURES, "subject": Collection.SUBJECTS, "standing": STATES}
+    collections["settings"] = Collection.SETTINGS
+    for what, after in attempts:
+        strength = protection(world)
+        change = Change(collections[what], world[what], after)
+        if not guarded(world["settings"].change_control, change, NOW):
+            world[what] = after
+        assert all(protection(world)[part] >= least for part, least in strength.items()), (what, after)
 
 
 # Through the admin API
@@ -315,6 +406,10 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
     put(server, subject=subject("DISABLED"))
     put(server, device=pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="a" * 43))
     put(server, device_state=standing("REVOKED"))
+    recovered = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    forgotten = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    recovered.recover_time.FromSeconds(1_700_000_000)
+    put(server, subject=recovered)
     control(server, policies=True, blocks=True)
 
     def importing(collection: str, *records: Any, replace: bool = True) -> Any:
@@ -331,6 +426,7 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
         ("COLLECTION_POLICIES", {"policy": POLICY}),
         ("COLLECTION_SUBJECTS", {"subject": other}),
         ("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("ACTIVE")}),
+        ("COLLECTION_SUBJECTS", {"subject": subject("DISABLED")}, {"subject": forgotten}),
         ("COLLECTION_DEVICE_STATES",),
         ("COLLECTION_DEVICE_STATES", {"device_state": standing("QUARANTINED")}),
         ("COLLECTION_DEVICES",),
@@ -419,3 +515,83 @@ def test_operators_need_the_permission_to_approve(tmp_path: Path) -> None:
             refused(denied, propose, server, bearer(name), put={"policy": POLICY})
         assert "second person, not alice again" in refused(PRECONDITION, approve, server, proposal, bearer("alice"))
         assert approve(server, proposal, bearer("bob")).decider == "bob"
+
+
+def test_of_two_approvals_at_once_one_makes_the_change(server: AdminServer) -> None:
+    for number in range(5):
+        # Without the base of a record both would pass the check of it.
+        proposal = propose(server, put={"policy": renamed(f"p{number}")})
+        request = audit_pb2.ApproveProposalRequest(name=proposal.name)
+        calls = [server.proposals.ApproveProposal.future(request, metadata=said(name)) for name in ("bob", "carol")]
+        codes = sorted(str(call.code()) for call in calls)
+        assert codes in (["StatusCode.FAILED_PRECONDITION", "StatusCode.OK"],)
+    done = [entry for entry in entries(server) if entry.outcome == audit_pb2.AUDIT_OUTCOME_DONE]
+    assert [entry.action for entry in done].count("proposal.approve") == 5
+
+
+def test_a_proposal_that_ends_before_the_commit_undoes_the_change(server: AdminServer) -> None:
+    proposal = propose(server, put={"policy": POLICY})
+    proposal_id = proposal.name.rpartition("/")[2]
+    also = server.run(closing(server, proposal_id, proposal))
+    server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=proposal.name), metadata=ALICE)
+    note = Note(system(), "proposal.approve", POLICY.name)
+    write = Write(Collection.POLICIES, "payments", b"x")
+    with pytest.raises(RefusedError, match="was decided meanwhile"):
+        server.run(server.store.commit("acme", [write], audit=note, also=also))
+    assert server.run(server.store.get("acme", Collection.POLICIES, "payments")) is None
+    assert entries(server)[-1].action == "proposal.withdraw"
+
+
+async def closing(server: AdminServer, proposal_id: str, proposal: audit_pb2.Proposal) -> Any:
+    return server.store.proposals.closing("acme", proposal_id, lambda _: proposal)
+
+
+def renamed(name: str) -> pb.Policy:
+    return pb.Policy(name=f"tenants/acme/policies/{name}", source=SOURCE.replace("payments,", f"{name},"))
+
+
+def test_a_proposed_devices_fingerprint_is_not_kept_raw(server: AdminServer) -> None:
+    put(server, key=pb.Key(name="tenants/acme/keys/f1", kind="KEY_KIND_FINGERPRINT"))
+    device = pb.Device(name="tenants/acme/devices/d9", subject="alice", fingerprint={"os": "very-rare-os"})
+    proposal = propose(server, put={"device": device})
+    kept = server.run(server.store.proposals.get("acme", proposal.name.rpartition("/")[2]))
+    assert b"very-rare-os" not in kept.SerializeToString()
+    assert kept.put.device.components["os"]
+    approve(server, proposal)
+
+
+def test_too_many_waiting_proposals_are_refused(server: AdminServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.store.proposals.MAX_PENDING", 2)
+    first = propose(server, put={"policy": POLICY})
+    propose(server, put={"policy": POLICY})
+    assert "2 proposals are waiting already" in refused(PRECONDITION, propose, server, put={"policy": POLICY})
+    server.proposals.WithdrawProposal(audit_pb2.WithdrawProposalRequest(name=first.name), metadata=ALICE)
+    propose(server, put={"policy": POLICY})
+
+
+def test_a_proposal_is_no_way_round_the_approvals_of_a_grant(server: AdminServer) -> None:
+    record = settings()
+    record.grant_classes.add(
+        id="default",
+        approvals=1,
+        ceiling=pb.Requirement(acr="nist-aal2", max_age=Duration(seconds=3600)),
+        max_validity=Duration(seconds=86_400),
+    )
+    put(server, settings=record)
+    now = int(time.time())
+    grant = pb.Grant(
+        name="tenants/acme/grants/g1",
+        state="GRANT_STATE_ACTIVE",
+        subject="alice",
+        actions=["*"],
+        ceiling=pb.Requirement(acr="nist-aal2", max_age=Duration(seconds=3600)),
+    )
+    grant.start_time.FromSeconds(now)
+    grant.expire_time.FromSeconds(now + 3600)
+    assert "needs 1 approvals" in refused(PRECONDITION, put, server, grant=grant)
+    assert "needs 1 approvals" in refused(PRECONDITION, propose, server, put={"grant": grant})
+    grant.state = pb.GRANT_STATE_REQUESTED
+    approve(server, propose(server, put={"grant": grant}))
+    stored = server.stub.GetResource(api.GetResourceRequest(name=grant.name)).resource.grant
+    assert stored.state == pb.GRANT_STATE_REQUESTED
+    assert not stored.approvals

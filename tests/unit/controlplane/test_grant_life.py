@@ -12,6 +12,8 @@ import pytest
 from sidestep.v1 import access_pb2, admin_pb2, audit_pb2
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.store import Write
+from engine.names import Collection
 from tests.fakes.admin import AdminServer
 from tests.fakes.operators import OperatorFiles, bearer, said
 
@@ -119,6 +121,7 @@ def test_a_grant_is_requested_approved_by_another_and_activated(server: AdminSer
     assert active.review_time.seconds == pytest.approx(time.time() + 30 * DAY, abs=60)
     told = [(entry.actor, entry.action) for entry in entries(server, name_prefix=NAME)]
     assert told == [("ann", "put"), ("ben", "grant.approve"), ("ann", "grant.activate")]
+    assert entries(server, name_prefix=NAME)[0].ticket == "SEC-1"
 
 
 def test_the_whole_life_of_a_grant(server: AdminServer) -> None:
@@ -298,6 +301,52 @@ def test_a_class_without_approvals_takes_active_grants_as_they_are(server: Admin
     assert "does not come back" in refused(FAILED, put, server, "cy", grant=document)
 
 
+def test_a_put_of_the_same_bounds_leaves_a_suspended_grant_suspended(server: AdminServer) -> None:
+    document = grant(grant_class="free", state="GRANT_STATE_ACTIVE")
+    put(server, "ann", grant=document)
+    change(server, "ben", "SUSPEND", reason="incident")
+    after = put(server, "ci", grant=document)
+    assert (state(after), after.state_reason) == ("SUSPENDED", "incident")
+
+
+def test_approvals_do_not_outlive_the_bounds_they_were_for(server: AdminServer) -> None:
+    activated(server)
+    # For a while the class wants nobody's approval, and somebody widens the grant.
+    classes(server, grant_class("standard"))
+    wider = read(server)
+    wider.actions[:] = ["*"]
+    assert list(put(server, "ann", grant=wider).approvals) == []
+    classes(server, STANDARD)
+    change(server, "ben", "SUSPEND", reason="x")
+    assert "APPROVALS_MISSING" in refused(FAILED, change, server, "ann", "RESUME")
+
+
+def test_a_review_that_was_due_before_a_request_does_not_hold_it_up(server: AdminServer) -> None:
+    activated(server)
+    again = read(server)
+    again.review_time.FromSeconds(int(time.time()) - 60)
+    again.state = pb.GRANT_STATE_REQUESTED
+    assert not put(server, "ann", grant=again).HasField("review_time")
+    change(server, "ben", "APPROVE")
+    assert state(change(server, "ann", "ACTIVATE")) == "ACTIVE"
+
+
+def test_a_class_that_changes_while_a_grant_is_approved_counts(server: AdminServer) -> None:
+    put(server, "ann", grant=grant())
+    change(server, "ben", "APPROVE")
+    commit = server.store.commit
+    stricter = pb.Settings(name="tenants/acme/settings/default")
+    stricter.grant_classes.add().CopyFrom(grant_class("standard", approvals=2))
+
+    async def overtaken(tenant: str, writes: Any, **more: Any) -> Any:
+        server.store.commit = commit  # type: ignore[method-assign]
+        await commit(tenant, [Write(Collection.SETTINGS, "default", stricter.SerializeToString(deterministic=True))])
+        return await commit(tenant, writes, **more)
+
+    server.store.commit = overtaken  # type: ignore[method-assign]
+    assert "APPROVALS_MISSING" in refused(FAILED, change, server, "ann", "ACTIVATE")
+
+
 def test_without_classes_grants_are_put_as_before(server: AdminServer) -> None:
     put(server, "root", settings=pb.Settings(name="tenants/acme/settings/default"))
     assert state(put(server, "ann", grant=grant(grant_class="", state="GRANT_STATE_ACTIVE"))) == "ACTIVE"
@@ -383,3 +432,35 @@ def test_operators_need_the_permission_to_approve(tmp_path: Path) -> None:
             ("carol", pb.EVIDENCE_VERIFIED, audit_pb2.AUDIT_OUTCOME_REFUSED),
             ("bob", pb.EVIDENCE_VERIFIED, audit_pb2.AUDIT_OUTCOME_DONE),
         ]
+
+
+def test_a_budget_is_lowered_at_once_and_raised_only_by_request(server: AdminServer) -> None:
+    put(server, "ann", grant=grant(budget=pb.Budget(max_count=5)))
+    change(server, "ben", "APPROVE")
+    change(server, "ann", "ACTIVATE")
+    lowered = read(server)
+    lowered.budget.max_count = 3
+    after = put(server, "cyd", grant=lowered)
+    assert (after.state, after.budget.max_count) == (pb.GRANT_STATE_ACTIVE, 3)
+    assert [approval.actor for approval in after.approvals] == [approval.actor for approval in lowered.approvals]
+    for wider in (pb.Budget(max_count=4), pb.Budget(max_elapsed=lowered.ceiling.max_age), None):
+        raised = read(server)
+        raised.ClearField("budget")
+        if wider is not None:
+            raised.budget.CopyFrom(wider)
+        with pytest.raises(grpc.RpcError) as refused:
+            put(server, "cyd", grant=raised)
+        assert refused.value.code() is FAILED
+    assert read(server).budget.max_count == 3
+
+
+def test_a_lowered_budget_hides_no_other_change(server: AdminServer) -> None:
+    put(server, "ann", grant=grant(budget=pb.Budget(max_count=5)))
+    change(server, "ben", "APPROVE")
+    change(server, "ann", "ACTIVATE")
+    wider = read(server)
+    wider.budget.max_count = 3
+    wider.actions.append("admin.*")
+    with pytest.raises(grpc.RpcError) as refused:
+        put(server, "cyd", grant=wider)
+    assert refused.value.code() is FAILED

@@ -98,11 +98,11 @@ def test_a_bad_file_keeps_the_old_one_and_says_so(files: OperatorFiles) -> None:
     assert operators.describe() == {"operators": 3, "operators_unusable": False}
 
 
-@pytest.mark.parametrize("name", ["bob", "BOB"])
-def test_nobody_is_a_second_person_beside_themselves(name: str) -> None:
-    check_second_person(asserted("alice"), ["bob"], "it")
+@pytest.mark.parametrize(("name", "other"), [("bob", "bob"), ("bob", "BOB"), ("Bob", "bob")])
+def test_nobody_is_a_second_person_beside_themselves(name: str, other: str) -> None:
+    check_second_person(asserted("alice"), [other], "it")
     with pytest.raises(RefusedError, match="needs a second person, not"):
-        check_second_person(asserted("bob"), ["alice", name], "it")
+        check_second_person(asserted(name), ["alice", other], "it")
 
 
 def test_nobody_in_particular_is_no_second_person() -> None:

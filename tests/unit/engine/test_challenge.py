@@ -29,7 +29,7 @@ def parameters(header: str) -> tuple[str, dict[str, str]]:
 
 def asked(requirement: Requirement, subject: Subject = ANYONE, rules: TenantRules | None = None) -> Challenge:
     rules = rules or tenant(PAYMENTS)
-    return challenge(requirement, rules.plan("payments.transfer", Posture.LOW), rules, subject)
+    return challenge(requirement, rules.plan("payments.transfer", Posture.LOW), rules, subject, 0.0)
 
 
 def test_step_up_header_is_that_of_rfc_9470() -> None:

@@ -16,6 +16,8 @@ THRESHOLDS = Thresholds(
     max_failures=3,
     min_trust=0.85,
     revalidate_every_s=30 * DAY,
+    revalidate_jitter=0.0,
+    half_life_s=None,
     bound_only=False,
     session_max_age_s=24 * HOUR,
     session_max_idle_s=HOUR,
@@ -29,7 +31,7 @@ THRESHOLDS = Thresholds(
 
 
 def factor(index: int, thresholds: Thresholds = THRESHOLDS, **changes: Any) -> Measured:
-    return measure(facts(**changes), thresholds, AcrOrder(), 30.0)[index]
+    return measure(facts(**changes), thresholds, AcrOrder(), 30.0, 86400.0)[index]
 
 
 def identity(**changes: Any) -> Measured:
@@ -37,7 +39,7 @@ def identity(**changes: Any) -> Measured:
 
 
 def test_all_four_pass_on_the_sample() -> None:
-    found = measure(facts(), THRESHOLDS, AcrOrder(), 30.0)
+    found = measure(facts(), THRESHOLDS, AcrOrder(), 30.0, DAY)
     assert [(m.name, m.passed, m.score) for m in found] == [
         ("identity", True, 3 * DAY),
         ("device", True, 1.0),

@@ -16,6 +16,7 @@ from engine.escrow import Account, Room
 from sidecar.front.decision_id import id_text
 from sidecar.front.loop import MAX_PARKED
 from sidecar.front.transport import StatusCode
+from sidecar.guard.guards import Guards
 from sidecar.lease.reservations import CANCELLED, Reservations
 from sidecar.page import WorkerWord
 from tests.fakes.desk import EVALUATE, EVALUATE_BATCH
@@ -33,12 +34,14 @@ CHALLENGED = decision_pb2.BASIS_CHALLENGE
 def plane() -> Iterator[LeaseDesk]:
     with LeaseDesk() as plane:
         yield plane
+    assert plane.violations == []
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need longer for a call to itself than a caller waits."""
-    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 5.0)
+    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 20.0)
+    monkeypatch.setattr("sidecar.lease.client._CALL_S", 20.0)
 
 
 @pytest.fixture
@@ -100,6 +103,23 @@ def test_calls_that_cannot_be_exempted_wait_for_nothing(budgeted: Callable[..., 
     assert plane.calls == []
 
 
+def test_call_that_waits_is_examined_once(
+    budgeted: Callable[..., Rig], plane: LeaseDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = budgeted(uses=3)
+    seen: list[object] = []
+    examine = Guards.examine
+
+    def count(self: Guards, *args: Any) -> Any:
+        seen.append(args)
+        return examine(self, *args)
+
+    monkeypatch.setattr(Guards, "examine", count)
+    assert rig.ask(exempted(request_id="r")).basis == EXEMPTED
+    assert rig.slot.get(WorkerWord.PARKED) == 1
+    assert len(seen) == 1
+
+
 def test_calls_of_one_pass_share_what_there_is(budgeted: Callable[..., Rig]) -> None:
     rig = budgeted(uses=4, start=False)
     for number in range(20):
@@ -150,8 +170,13 @@ def test_call_waits_no_longer_than_it_may(
         left: list[float] = []
         rig.desk.before_answer = lambda call: left.append(call.deadline - time.monotonic())
         monkeypatch.setattr("sidecar.front.loop.WAIT_S", 60.0)
-        assert rig.ask(exempted(), within_s=0.3).basis == CHALLENGED
-        assert -0.2 < left[0] < 0.02  # before the deadline, but for a machine that is too busy
+
+        def waited() -> bool:
+            # Fail-safe, where the machine is too busy to decide in the time left; but answered.
+            assert rig.ask(exempted(), within_s=0.5).outcome == decision_pb2.OUTCOME_STEP_UP
+            return left.pop() < 0.4
+
+        until(waited, "a call that waits")
     finally:
         answer.set()
 

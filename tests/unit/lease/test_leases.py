@@ -28,6 +28,7 @@ def desk() -> Iterator[LeaseDesk]:
     with LeaseDesk() as desk:
         desk.budget("g1", uses=5)
         yield desk
+    assert desk.violations == []
 
 
 def client(directory: Path, desk: LeaseDesk, number: int = 0, **settings: float) -> LeaseClient:
@@ -48,12 +49,12 @@ def leasing(directory: Path, desk: LeaseDesk, number: int = 0, **settings: float
 
 def spend(held: BudgetHeld | None, nanos: int = 0) -> Spend:
     if held is None:
-        return Spend("g1", "", 0, 1, 1, nanos, "EUR" if nanos else "")
-    return Spend("g1", held.holder, held.slice, held.period, 1, nanos, "EUR" if nanos else "")
+        return Spend("", "", 0, 1, 1, nanos, "EUR" if nanos else "")
+    return Spend("", held.holder, held.slice, held.period, 1, nanos, "EUR" if nanos else "")
 
 
 def use(leases: Leases, account: Account = ACCOUNT, nanos: int = 0) -> bool:
-    """One use, as a loop makes it: with what is held, else with what comes in time."""
+    """One use, as a loop makes it: with what is held, else with what comes in time. Whether there was one."""
     taken = take(leases, account, nanos)
     if taken is not None:
         leases.commit([taken])

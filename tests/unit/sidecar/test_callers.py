@@ -48,7 +48,7 @@ def test_callers_are_found_by_their_tokens(mount: Mount) -> None:
     assert (payments.name, payments.diagnose, payments.rpcs) == (
         "payments",
         True,
-        {"Evaluate", "EvaluateBatch", "Settle"},
+        {"Evaluate", "EvaluateBatch", "Settle", "ReportOutcome"},
     )
     assert (browsing.name, browsing.diagnose, browsing.rpcs) == ("browsing", False, {"Evaluate"})
     assert payments.may_ask_about("payments.transfer")
@@ -105,7 +105,8 @@ OTHER: dict[str, Any] = {"name": "other", "actions": ["*"], "tokens": ["/nowhere
         ({"rpcs": []}, "callers[0].rpcs: "),
         (
             {"rpcs": ["Evaluate", "Check"]},
-            "callers[0].rpcs[1]: Input should be 'Evaluate', 'EvaluateBatch' or 'Settle'",
+            "callers[0].rpcs[1]: Input should be "
+            "'Evaluate', 'EvaluateBatch', 'Settle', 'ReportOutcome' or 'ReportAuthentication'",
         ),
         ({"actions": []}, "callers[0].actions: "),
         ({"actions": ["*", "pay*"]}, "callers[0].actions[1]: 'pay*': '*' stands alone or after a dot"),

@@ -81,6 +81,17 @@ def test_a_wrong_password_is_asked_about_and_never_exempted(player: Player) -> N
     assert not played[-1].again
 
 
+def test_what_is_asked_after_a_wrong_password_may_be_another_action(tmp_path: Path) -> None:
+    bare = POLICY.replace("name: signin,", "name: refused,").replace("signin.*", "refused.*")
+    bare = bare.split("  exemptions:")[0].replace("require: {acr: nist-aal2, maxAge: 12h}", "require: {}")
+    policies = {"signin": POLICY, "refused": bare}
+    with Player(tmp_path, "acme", policies, action="signin.password", refused_action="refused.password") as player:
+        played = play(player, LOGIN._replace(successful=False), later(1))
+    # Nothing is required, but without a session the top requirement is.
+    assert [one.outcome for one in played[:2]] == [Outcome.STEP_UP, Outcome.STEP_UP]
+    assert not played[1].again
+
+
 def test_a_row_out_of_order_is_played_at_the_time_of_the_one_before(player: Player) -> None:
     assert [one.at for one in play(player, later(2), LOGIN) if not one.again] == [AT + 7200.0, AT + 7200.0]
 

@@ -7,9 +7,17 @@ else answer with `decision.www_authenticate`. AsyncClient is the same for asynci
 from sidestep.client._aio import AsyncClient
 from sidestep.client._client import Client
 from sidestep.client._decision import Basis, ChallengeMethod, Decision, FailMode, Outcome, Reason
-from sidestep.client._errors import ClosedClientError, InvalidQuestionError, SettleError, SidestepClientError
-from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from sidestep.client._errors import (
+    ClosedClientError,
+    InvalidQuestionError,
+    OutcomeError,
+    ReportError,
+    SettleError,
+    SidestepClientError,
+)
+from sidestep.client._exchange import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, ChallengeOutcome
 from sidestep.client._question import Authentication, Dpop, Question, QuestionFields, Revision
+from sidestep.client._report import ReportedAuthentication, ReportFields
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -18,6 +26,7 @@ __all__ = [
     "Authentication",
     "Basis",
     "ChallengeMethod",
+    "ChallengeOutcome",
     "Client",
     "ClosedClientError",
     "Decision",
@@ -25,9 +34,13 @@ __all__ = [
     "FailMode",
     "InvalidQuestionError",
     "Outcome",
+    "OutcomeError",
     "Question",
     "QuestionFields",
     "Reason",
+    "ReportError",
+    "ReportFields",
+    "ReportedAuthentication",
     "Revision",
     "SettleError",
     "SidestepClientError",

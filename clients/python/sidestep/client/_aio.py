@@ -17,15 +17,28 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    REPORT_OUTCOME,
     SETTLE,
     SETTLE_TIMEOUT_S,
+    ChallengeOutcome,
     asked,
     check_settings,
     check_timeout,
+    outcome_error,
     settle_error,
+    to_outcome_request,
     to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
+from sidestep.client._report import (
+    REPORT,
+    REPORT_TIMEOUT_S,
+    ReportedAuthentication,
+    ReportFields,
+    from_report_response,
+    report_error,
+    to_report_request,
+)
 from sidestep.client._trace import Metadata, trace_metadata
 from sidestep.v1 import decision_pb2
 
@@ -116,6 +129,45 @@ class AsyncClient:
             await call(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.aio.AioRpcError as error:
             raise settle_error(error.code(), error.details()) from error
+
+    async def report_authentication(
+        self, subject: str, token: str, *, timeout_s: float = REPORT_TIMEOUT_S, **fields: Unpack[ReportFields]
+    ) -> ReportedAuthentication:
+        """As Client.report_authentication(). Cancelling the task cancels the call."""
+        request = to_report_request(subject, token, fields)
+        timeout_s, channel = self._begin(timeout_s)
+        call = channel.unary_unary(
+            REPORT,
+            request_serializer=decision_pb2.ReportAuthenticationRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportAuthenticationResponse.FromString,
+        )
+        try:
+            response = await call(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.aio.AioRpcError as error:
+            raise report_error(error.code(), error.details()) from error
+        if not isinstance(response, decision_pb2.ReportAuthenticationResponse):
+            raise report_error(*_UNDECODABLE)
+        return from_report_response(response)
+
+    async def report_outcome(
+        self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S
+    ) -> bool:
+        """As Client.report_outcome(). Cancelling the task cancels the call."""
+        request = to_outcome_request(decision, outcome)
+        timeout_s, channel = self._begin(timeout_s)
+        call = channel.unary_unary(
+            REPORT_OUTCOME,
+            request_serializer=decision_pb2.ReportOutcomeRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportOutcomeResponse.FromString,
+        )
+        try:
+            await call(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.aio.AioRpcError as error:
+            failure = outcome_error(error.code(), error.details())
+            if failure is None:
+                return False
+            raise failure from error
+        return True
 
     async def close(self) -> None:
         """Ends the connection; calls in flight are cancelled. May be called again."""

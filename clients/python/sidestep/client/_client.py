@@ -17,15 +17,28 @@ from sidestep.client._exchange import (
     DEFAULT_TIMEOUT_S,
     EVALUATE,
     EVALUATE_BATCH,
+    REPORT_OUTCOME,
     SETTLE,
     SETTLE_TIMEOUT_S,
+    ChallengeOutcome,
     asked,
     check_settings,
     check_timeout,
+    outcome_error,
     settle_error,
+    to_outcome_request,
     to_settle_request,
 )
 from sidestep.client._question import Question, QuestionFields, to_batch_request, to_request
+from sidestep.client._report import (
+    REPORT,
+    REPORT_TIMEOUT_S,
+    ReportedAuthentication,
+    ReportFields,
+    from_report_response,
+    report_error,
+    to_report_request,
+)
 from sidestep.client._trace import Metadata, trace_metadata
 from sidestep.v1 import decision_pb2
 
@@ -68,10 +81,20 @@ class Client:
             response_deserializer=decision_pb2.EvaluateBatchResponse.FromString,
         )
 
+        self._report_outcome = self._channel.unary_unary(
+            REPORT_OUTCOME,
+            request_serializer=decision_pb2.ReportOutcomeRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportOutcomeResponse.FromString,
+        )
         self._settle = self._channel.unary_unary(
             SETTLE,
             request_serializer=decision_pb2.SettleRequest.SerializeToString,
             response_deserializer=decision_pb2.SettleResponse.FromString,
+        )
+        self._report = self._channel.unary_unary(
+            REPORT,
+            request_serializer=decision_pb2.ReportAuthenticationRequest.SerializeToString,
+            response_deserializer=decision_pb2.ReportAuthenticationResponse.FromString,
         )
 
     def evaluate(
@@ -127,6 +150,42 @@ class Client:
             self._settle(request, timeout=timeout_s, metadata=self._metadata(None))
         except grpc.RpcError as error:
             raise settle_error(*_status(error)) from error
+
+    def report_authentication(
+        self, subject: str, token: str, *, timeout_s: float = REPORT_TIMEOUT_S, **fields: Unpack[ReportFields]
+    ) -> ReportedAuthentication:
+        """Tells of a finished step-up, with the token that proves it: from now on it counts in the session and on the device.
+
+        The token needs `jti` (used once), `auth_time` and `acr`. `session_id`: where the token has no `sid`. `dpop`: for a token
+        bound to a key. `device_id`, `fingerprint`: the device it happened on; with `register_device` it becomes known by that id.
+        Raises ReportError, TypeError, ClosedClientError after close().
+        """
+        request = to_report_request(subject, token, fields)
+        timeout_s = self._begin(timeout_s)
+        try:
+            response = self._report(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.RpcError as error:
+            raise report_error(*_status(error)) from error
+        return from_report_response(response)
+
+    def report_outcome(
+        self, decision: Decision | str, outcome: ChallengeOutcome, *, timeout_s: float = SETTLE_TIMEOUT_S
+    ) -> bool:
+        """Tells what became of a challenge, so that the abuse among exemptions can be estimated. May be told of every STEP_UP:
+        only challenges that were spot checks count, within an hour. True: it counts; False: it was no spot check.
+
+        Raises OutcomeError, ValueError for a decision that never came, ClosedClientError after close().
+        """
+        request = to_outcome_request(decision, outcome)
+        timeout_s = self._begin(timeout_s)
+        try:
+            self._report_outcome(request, timeout=timeout_s, metadata=self._metadata(None))
+        except grpc.RpcError as error:
+            failure = outcome_error(*_status(error))
+            if failure is None:
+                return False
+            raise failure from error
+        return True
 
     def close(self) -> None:
         """Ends the connection; calls in flight get the fail mode's decision. May be called again."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from enum import Enum
 from typing import Final
 
 import grpc
 from sidestep.client._decision import Decision, FailMode
-from sidestep.client._errors import SettleError
+from sidestep.client._errors import OutcomeError, SettleError
 from sidestep.client._question import Question, QuestionFields
 from sidestep.v1 import decision_pb2, lease_pb2
 
@@ -23,6 +24,7 @@ SETTLE_TIMEOUT_S: Final = 2.0
 EVALUATE: Final = "/sidestep.v1.DecisionService/Evaluate"
 EVALUATE_BATCH: Final = "/sidestep.v1.DecisionService/EvaluateBatch"
 SETTLE: Final = "/sidestep.v1.DecisionService/Settle"
+REPORT_OUTCOME: Final = "/sidestep.v1.DecisionService/ReportOutcome"
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A restarted sidecar is used at once: it is on this machine, so trying often costs nothing.
@@ -40,6 +42,14 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 _RETRYABLE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _log = logging.getLogger("sidestep.client")
+
+
+class ChallengeOutcome(Enum):
+    """What became of a challenge. ABANDONED: the user did not go on."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    ABANDONED = "ABANDONED"
 
 
 def check_settings(address: str, timeout_s: float, fail_mode: FailMode) -> None:
@@ -79,3 +89,18 @@ def to_settle_request(decision: Decision | str, executed: bool) -> decision_pb2.
 def settle_error(code: grpc.StatusCode, details: str | None) -> SettleError:
     """Why a decision could not be settled."""
     return SettleError(f"{code.name}: {details or ''}", retryable=code in _RETRYABLE)
+
+
+def to_outcome_request(decision: Decision | str, outcome: ChallengeOutcome) -> decision_pb2.ReportOutcomeRequest:
+    """What reports an outcome, of a decision given whole or by its id. ValueError for one that never came."""
+    decision_id = decision if isinstance(decision, str) else decision.decision_id
+    if not decision_id:
+        raise ValueError("decision: has no id, because no decision came")
+    return decision_pb2.ReportOutcomeRequest(decision_id=decision_id, outcome=f"SPOT_CHECK_OUTCOME_{outcome.value}")
+
+
+def outcome_error(code: grpc.StatusCode, details: str | None) -> OutcomeError | None:
+    """Why an outcome could not be reported; None: the decision was no spot check, and nothing is to be reported."""
+    if code is grpc.StatusCode.NOT_FOUND:
+        return None
+    return OutcomeError(f"{code.name}: {details or ''}", retryable=code in _RETRYABLE)

@@ -1,0 +1,1 @@
+"""What the control plane concludes from all sidecars' reports together."""

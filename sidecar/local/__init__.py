@@ -1,0 +1,1 @@
+"""What the workers and the agent of one pod know together, and nobody else yet."""

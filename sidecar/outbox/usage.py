@@ -1,0 +1,84 @@
+"""Sends windows of usage and outcomes of spot checks to the control plane (ReportService.ReportUsage)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+import grpc
+from sidestep.v1 import report_pb2 as pb
+
+from sidecar.outbox.upward import Upward
+from sidecar.usage.checks import Checks, ChecksError
+from sidecar.usage.windows import read_window, remove, waiting
+
+REPORT_USAGE: Final = "/sidestep.v1.ReportService/ReportUsage"
+LOOK_EVERY_S: Final = 1.0
+MAX_WINDOWS: Final = 16
+MAX_OUTCOMES: Final = 1_000
+_MAX_BYTES: Final = 2 << 20
+# The control plane will never take it.
+_HOPELESS: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED})
+
+_log = logging.getLogger(__name__)
+
+
+class UsageSender:
+    """Runs in the agent. What it has sent is sent again if it dies before it has noted that, and counts once."""
+
+    def __init__(self, directory: Path, checks: Checks | None, upward: Upward) -> None:
+        self._directory = directory
+        self._checks = checks
+        self._upward = upward
+
+    async def run(self) -> None:
+        """Sends what there is, until cancelled."""
+        while True:
+            pause_s = LOOK_EVERY_S
+            try:
+                pause_s = max(pause_s, await self.step())
+            except ChecksError as error:
+                _log.error("usage: %s", error)
+            except OSError as error:
+                _log.error("usage: %s: %s", error.filename, error.strerror)
+            await asyncio.sleep(pause_s)
+
+    async def step(self) -> float:
+        """Sends all there is. Returns how long to wait before the next try, seconds. Raises ChecksError, OSError."""
+        while True:
+            paths, windows = self._windows()
+            outcomes = self._checks.unsent(MAX_OUTCOMES) if self._checks is not None else []
+            if not paths and not outcomes:
+                return 0.0
+            request = pb.ReportUsageRequest(
+                sidecar=self._upward.sidecar, windows=windows, outcomes=[check for _, check in outcomes]
+            )
+            try:
+                await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _HOPELESS:
+                    return self._upward.failed(error)
+                # Statistics: better some are missing than all that come after wait for ever.
+                _log.error(
+                    "usage: %d windows and %d outcomes are dropped: %s", len(paths), len(outcomes), error.details()
+                )
+            remove(paths)
+            if self._checks is not None and outcomes:
+                self._checks.sent(key for key, _ in outcomes)
+
+    def _windows(self) -> tuple[list[Path], list[pb.UsageWindow]]:
+        """The oldest windows that fit into one message, and files that are dealt with once they are sent."""
+        paths: list[Path] = []
+        windows: list[pb.UsageWindow] = []
+        size = 0
+        for path in waiting(self._directory)[:MAX_WINDOWS]:
+            window = read_window(path)
+            if window is not None:
+                size += window.ByteSize()
+                if windows and size > _MAX_BYTES:
+                    break
+                windows.append(window)
+            paths.append(path)
+        return paths, windows

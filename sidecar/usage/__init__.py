@@ -1,0 +1,1 @@
+"""What a worker counts of its decisions, for the control plane."""
