@@ -49,10 +49,11 @@ _MAINTAIN_S = 1.0
 _SCRUB_PAUSE_S = 0.02
 # How long a batch in flight may take when it is time to stop; cut off, it is sent again.
 _LAST_BATCH_S = 1.0
-# What is kept back of the grace period for the last report and the last push of metrics; and for a spool, besides what its
-# size takes.
+# What is kept back of the grace period for the last report and the last push of metrics.
 _LAST_WORD_S = 1.0
+# And for a spool, besides what its size takes: a share of what is left, since a busy node is slow at everything.
 _SPOOL_S = 1.0
+_SPOOL_SHARE = 0.25
 # How long the last report of the journal may take.
 _LAST_REPORT_S = 3.0
 # What is kept back of the grace period for closing files.
@@ -272,7 +273,7 @@ class _Agent:
         # Otherwise workers go on appending.
         spool = config.journal_spool if by_supervisor and config.journal_sink != "none" else None
         if spool is not None:
-            ship_until -= _SPOOL_S + shipper.backlog_bytes() / BYTES_PER_S
+            ship_until -= max(_SPOOL_S, _SPOOL_SHARE * left_ms / 1000) + shipper.backlog_bytes() / BYTES_PER_S
         shipped = await shipper.drain(ship_until)
         # Before a spool takes the records away that tell what was spent.
         await self._tell(tellers)
