@@ -57,7 +57,10 @@ async def _advance(store: Store, tenant: str, grant_class: str, limits: Limits, 
         await store.commit(tenant, [write], expect=expect, audit=note)
     except ConflictError:
         return False  # another replica, or a person, was first
-    _LOG.log(logging.WARNING if after.phase is Phase.SUSPENDED else logging.INFO, "%s: %s", name, reason)
+    if after.phase is Phase.SUSPENDED:
+        _LOG.warning("%s: %s", name, reason)
+    else:
+        _LOG.info("%s: %s", name, reason)
     return True
 
 
