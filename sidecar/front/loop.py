@@ -21,6 +21,7 @@ from sidecar.callers import Caller
 from sidecar.clock import Clock
 from sidecar.front.admission import Admission
 from sidecar.front.answer import BASES, OUTCOMES, batch_error, batch_result
+from sidecar.front.aside import Aside
 from sidecar.front.errors import TooLargeError, UnrecordedError, details_of
 from sidecar.front.faults import Faults
 from sidecar.front.health import Health, Watchers
@@ -96,6 +97,7 @@ class WorkerLoop:
         # When to look at the parked ones again.
         self._look_at = 0.0
         self._faults = Faults(slot)
+        self._aside = Aside()
         self.ticked_at = time.monotonic()
         """When the loop last came round (time.monotonic()); it does at least every quarter of a second."""
 
@@ -108,9 +110,13 @@ class WorkerLoop:
                 self._watchers.end()
             else:
                 self._watchers.tell()
+            if self._aside.waiting:
+                self._end_aside()
             if calls is None:
                 if not self._work and not self._parked:
-                    return
+                    if not self._aside.waiting:
+                        return
+                    time.sleep(_PARK_POLL_S)
                 calls = []
                 for question in self._parked:
                     question.parked_out = True
@@ -123,7 +129,7 @@ class WorkerLoop:
     def _patience_s(self) -> float:
         if self._work:
             return 0.0
-        return _PARK_POLL_S if self._parked else WAKE_S
+        return _PARK_POLL_S if self._parked or self._aside.waiting else WAKE_S
 
     def _accept(self, call: Call) -> None:
         """Parses a call into work, or answers it at once if it is about health."""
@@ -142,9 +148,16 @@ class WorkerLoop:
                 self._watchers.add(call)
             else:
                 other = self._others[call.method - OTHERS]
-                self._transport.answer(call, other.answer(call.payload, self._admitted(call, other.rpc)))
+                self._aside.take(call, other.answer, self._admitted(call, other.rpc))
         except Exception as error:
             self._fail(call, error)
+
+    def _end_aside(self) -> None:
+        for call, outcome in self._aside.finished():
+            if isinstance(outcome, bytes):
+                self._transport.answer(call, outcome)
+            else:
+                self._fail(call, outcome)
 
     def _admitted(self, call: Call, rpc: str) -> Caller | None:
         """Whose call it is; None if that is not asked. Raises as `Admission.admit`."""

@@ -11,15 +11,15 @@ from sidecar.front.servicer import MAX_ENTRIES, SERVICE
 from sidecar.front.transport import Method
 
 EVALUATE, EVALUATE_BATCH, CHECK, LIST, WATCH, OTHERS = range(6)
-"""Numbers of the methods; from OTHERS on, those that are answered at once."""
+"""Numbers of the methods; from OTHERS on, those that are answered beside the loop."""
 
 _BATCH_BYTES: Final = 4 << 20
 _HEALTH_BYTES: Final = 1024
 
 
 class OtherCall(NamedTuple):
-    """A further method of DecisionService, which is answered at once: its bytes and its caller to the answer's bytes. What it
-    raises is told by `front/errors.py`. `max_bytes`: of its messages."""
+    """A further method of DecisionService: its bytes and its caller to the answer's bytes, in another thread than the
+    loop's. What it raises is told by `front/errors.py`. `max_bytes`: of its messages."""
 
     rpc: str
     max_bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sidecar.front.budgets import Budgets
 from sidecar.front.disclosure import Disclosure
 from sidecar.front.health import Health
 from sidecar.front.loop import WorkerLoop
+from sidecar.front.methods import OtherCall
 from sidecar.front.recorder import Recorder
 from sidecar.front.servicer import DecisionServicer
 from sidecar.front.transport import StatusCode
@@ -47,6 +49,7 @@ class Rig:
         callers: Path | None = None,
         control_plane: str = "",
         reservations: Reservations | None = None,
+        others: Sequence[OtherCall] = (),
     ) -> None:
         self.data = directory / "data"
         self._journal_max = journal_max
@@ -87,6 +90,7 @@ class Rig:
             max_message_bytes=MESSAGE_BYTES,
             strict=strict,
             admission=self.admission,
+            others=others,
         )
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
 
