@@ -103,7 +103,9 @@ def _rules(change: Change, now: float) -> Iterator[str]:
             yield "kill_switch"
     else:
         lifts = _LIFTS.get(change.collection)
-        if change.before is not None and lifts is not None and lifts(change, now):
+        # What a blocked device is known by is also changed by registering it at last.
+        exists = change.before is not None or change.collection is Collection.DEVICES
+        if exists and lifts is not None and lifts(change, now):
             yield "blocks"
 
 
@@ -142,7 +144,9 @@ def _lifts_subject(change: Change, now: float) -> bool:
     disabled = before.state != pb.SUBJECT_STATE_ACTIVE
     if disabled and (change.after is None or change.after.state == pb.SUBJECT_STATE_ACTIVE):
         return True
-    return change.after is not None and any(_at(before, field) > _at(change.after, field) for field in _VOIDING)
+    # Whoever is deleted and put again has had no such event.
+    after = change.after if change.after is not None else pb.Subject()
+    return any(_at(before, field) > _at(after, field) for field in _VOIDING)
 
 
 def _at(record: Any, field: str) -> int:

@@ -30,7 +30,7 @@ async def guards(
         return []
     before = None if stored is None else decode(name.collection, stored)
     twin = None
-    if name.collection is Collection.DEVICES and before is not None:
+    if name.collection is Collection.DEVICES:
         value = await store.get(name.tenant, Collection.DEVICE_STATES, name.id)
         twin = None if value is None else decode(Collection.DEVICE_STATES, value)
     return guarded(control, Change(name.collection, before, after, twin), now)

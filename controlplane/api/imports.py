@@ -264,7 +264,7 @@ class Import:
                 continue
             stored = await self._store.get(self._tenant, self._collection, record_id) if of_devices else value
             staged = await _in_thread(self._staging.get, record_id)
-            if stored is None or (staged is None and not self._replace):
+            if staged is None and (stored is None or not self._replace):
                 continue
             after = None if staged is None else decode(self._collection, staged.value)
             await self._check_guard(record_id, stored, after, now)

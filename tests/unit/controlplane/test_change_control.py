@@ -117,6 +117,7 @@ def test_a_blocked_device_keeps_what_it_is_known_by() -> None:
     for trust in ("QUARANTINED", "REVOKED", "UNSPECIFIED"):
         assert rules(Collection.DEVICES, before, after, twin=standing(trust)) == ["blocks"]
         assert rules(Collection.DEVICES, before, None, twin=standing(trust)) == ["blocks"]
+        assert rules(Collection.DEVICES, None, after, twin=standing(trust)) == ["blocks"]
         assert rules(Collection.DEVICES, before, before, twin=standing(trust)) == []
     assert rules(Collection.DEVICES, before, after, twin=standing("ACTIVE")) == []
     assert rules(Collection.DEVICES, before, after) == []
@@ -163,7 +164,9 @@ def test_what_voids_a_subjects_past_cannot_be_taken_back_alone() -> None:
     assert rules(Collection.SUBJECTS, recovered(100), recovered(99)) == ["blocks"]
     assert rules(Collection.SUBJECTS, recovered(100), recovered(101)) == []
     assert rules(Collection.SUBJECTS, recovered(0), recovered(100)) == []
-    assert rules(Collection.SUBJECTS, recovered(100), None) == []
+    # Deleted and put again it would be forgotten.
+    assert rules(Collection.SUBJECTS, recovered(100), None) == ["blocks"]
+    assert rules(Collection.SUBJECTS, recovered(0), None) == []
 
 
 def test_without_change_control_settings_are_free() -> None:
@@ -435,8 +438,27 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
         assert "needs a second person" in refused(PRECONDITION, importing, *attempt), attempt
     # Nothing of any of them was written.
     assert server.run(server.store.heads(["acme"])) == before
-    importing("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("DISABLED")})
+    importing("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("DISABLED")}, {"subject": recovered})
     importing("COLLECTION_SUBJECTS", {"subject": other}, replace=False)
+
+
+def test_deleting_and_putting_again_or_registering_late_lifts_no_block(server: AdminServer) -> None:
+    recovered = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    recovered.recover_time.FromSeconds(1_700_000_000)
+    put(server, subject=recovered)
+    put(server, subject=pb.Subject(name="tenants/acme/subjects/mallory", state="SUBJECT_STATE_ACTIVE"))
+    # Blocked before anything of it is registered: with made-up components every evidence would rule it out.
+    put(server, device_state=standing("REVOKED"))
+    control(server, blocks=True)
+    device = pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="b" * 43)
+    refused(PRECONDITION, delete, server, "tenants/acme/subjects/bob")
+    refused(PRECONDITION, put, server, device=device)
+    start = api.ImportStart(parent="tenants/acme", collection="COLLECTION_DEVICES")
+    batch = api.ImportBatch(resources=[pb.Resource(device=device)])
+    messages = [{"start": start}, {"batch": batch}, {"commit": api.ImportCommit(count=1)}]
+    asked = iter([api.ImportResourcesRequest(**message) for message in messages])
+    refused(PRECONDITION, server.stub.ImportResources, asked, metadata=ALICE)
+    delete(server, "tenants/acme/subjects/mallory")
 
 
 def test_a_change_that_is_no_longer_valid_is_not_made(server: AdminServer) -> None:
