@@ -39,6 +39,8 @@ _CALL_S: Final = 1.0
 _TICK_S: Final = 0.25
 _TIDY_S: Final = 0.1
 _BACKOFF_LIMIT_S: Final = 5.0
+REFUSED: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+"""Of one tenant's request: it is not repeated as it is, and is nothing to the other tenants."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -73,6 +75,8 @@ class LeaseClient:
         self._backoff = Backoff(limit_s=_BACKOFF_LIMIT_S)
         self._ask_at = self._report_at = self._tidy_at = 0.0
         self._failing = False
+        # Tenants the last request for which was refused.
+        self._refused: set[str] = set()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -149,7 +153,9 @@ class LeaseClient:
         try:
             for request in lease_requests(message, self._settings.sidecar, book.currencies):
                 book.file.number(AccountPeriod(request.tenant))
-                response = self._call(LEASE, request, pb.LeaseResponse.FromString, _CALL_S)
+                response = self._call_unless_refused(LEASE, request, pb.LeaseResponse.FromString, _CALL_S)
+                if response is None:
+                    continue
                 answer = from_lease_response(request.tenant, response)
                 self.leases.absorb(book, answer, self._number(book, answer))
         except grpc.RpcError as error:
@@ -188,12 +194,32 @@ class LeaseClient:
         )
         try:
             for request in requests:
-                self._call(CLOSE_HOLDER, request, pb.CloseHolderResponse.FromString, timeout_s)
+                self._call_unless_refused(CLOSE_HOLDER, request, pb.CloseHolderResponse.FromString, timeout_s)
         except grpc.RpcError as error:
             self._failed(_describe(error))
             return False
         book.file.remove()
         return True
+
+    def _call_unless_refused(
+        self,
+        method: str,
+        request: pb.LeaseRequest | pb.CloseHolderRequest,
+        parse: Callable[[bytes], _T],
+        timeout_s: float,
+    ) -> _T | None:
+        """As `_call`; None: the control plane will not hear of the tenant, whose slices count as spent."""
+        try:
+            response = self._call(method, request, parse, timeout_s)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call) or error.code() not in REFUSED:
+                raise
+            if request.tenant not in self._refused:
+                self._refused.add(request.tenant)
+                _log.error("leases: tenant %s gets no slices: %s", request.tenant, _describe(error))
+            return None
+        self._refused.discard(request.tenant)
+        return response
 
     def _call(self, method: str, request: Message, parse: Callable[[bytes], _T], timeout_s: float) -> _T:
         if self._channel is None:

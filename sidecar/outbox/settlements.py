@@ -11,6 +11,7 @@ from sidestep.v1 import lease_pb2 as pb
 
 from engine.escrow import Room
 from sidecar.front.decision_id import id_text
+from sidecar.lease.client import REFUSED
 from sidecar.lease.reservations import CANCELLED, Reservation, Reservations, ReservationsError
 from sidecar.lease.wire import to_room
 from sidecar.outbox.upward import Upward
@@ -42,6 +43,7 @@ class SettlementSender:
     async def step(self) -> float:
         """Sends all there is. Returns how long to wait before the next try, seconds. Raises ReservationsError."""
         while unsent := self._reservations.unsent(MAX_SETTLEMENTS):
+            refused_s = 0.0
             tenants: dict[str, list[tuple[bytes, Reservation]]] = {}
             for item in unsent:
                 tenants.setdefault(item[1].tenant, []).append(item)
@@ -50,11 +52,16 @@ class SettlementSender:
                 try:
                     response = await self._upward.call(SETTLE_SPENDS, request, pb.SettleSpendsResponse)
                 except grpc.aio.AioRpcError as error:
-                    return self._upward.failed(error)
+                    refused_s = self._upward.failed(error)
+                    if error.code() in REFUSED:  # one tenant, and nothing to the others
+                        continue
+                    return refused_s
                 odd = sum(result != pb.SETTLE_RESULT_SETTLED for result in response.results)
                 if odd:
                     _log.warning("settlements: the control plane did not take over %d of %d", odd, len(items))
                 self._reservations.sent(decision_id for decision_id, _ in items)
+            if refused_s:
+                return refused_s
         return 0.0
 
 

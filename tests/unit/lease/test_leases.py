@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from engine.decision import Spend
@@ -238,3 +239,21 @@ def test_five_uses_over_fifty_pods_are_five(desk: LeaseDesk, tmp_path: Path) -> 
         for each in clients:
             each.close(5.0)
     assert desk.spent(ACCOUNT) == Room(5, 0)
+
+
+def test_tenant_that_is_refused_hinders_no_other(
+    desk: LeaseDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = desk._begin
+
+    def refuse(request: object, context: grpc.ServicerContext) -> None:
+        if request.tenant == "gone":  # type: ignore[attr-defined]
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "tenant gone is out of scope")
+        begin(request, context)
+
+    monkeypatch.setattr(desk, "_begin", refuse)
+    with leasing(tmp_path, desk) as leases:
+        assert take(leases, Account("gone", "g1", "bob"), within_s=0.2) is None
+        assert [use(leases) for _ in range(6)] == [True] * 5 + [False]
+        until(lambda: desk.spent(ACCOUNT) == Room(5, 0), "the report")
+    assert HolderFiles(tmp_path / "leases").read() == []

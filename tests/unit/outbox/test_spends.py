@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 from sidestep.v1 import lease_pb2
@@ -133,5 +134,29 @@ async def test_settlements_are_sent_until_they_are_known(tmp_path: Path) -> None
         assert found.settlement == lease_pb2.SETTLEMENT_CANCELLED
         assert (found.holder, found.grant, found.subject, found.period) == ("ab" * 16, "g1", "alice", 2)
         assert (found.spent.count, found.spent.amount.units, found.spent.amount.currency) == (1, 5, "EUR")
+        await upward.close()
+        reservations.close()
+
+
+@in_a_loop
+async def test_settlements_of_a_refused_tenant_hold_up_no_others(tmp_path: Path) -> None:
+    with LeaseDesk() as desk:
+        begin = desk._begin
+
+        def refuse(request: Any, context: Any) -> None:
+            if request.tenant == "gone":
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "tenant gone is out of scope")
+            begin(request, context)
+
+        desk._begin = refuse  # type: ignore[method-assign]
+        reservations = Reservations(tmp_path, BOOT)
+        for number, tenant in ((1, "gone"), (2, "acme")):
+            spent = Reservation(tenant, "g1", "alice", 2, "ab" * 16, 1, 0, 0.0, "payments")
+            reservations.keep([Spending(bytes([number]) * 16, spent)], 0.0)
+            reservations.settle(bytes([number]) * 16, "payments", CANCELLED, 1.0)
+        upward = Upward(desk.address, "pod-1", "leases")
+        assert await SettlementSender(reservations, upward).step() > 0.0
+        assert [spent.tenant for _, spent in reservations.unsent(10)] == ["gone"]
+        assert len(desk.settled) == 1
         await upward.close()
         reservations.close()
