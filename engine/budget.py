@@ -39,9 +39,11 @@ def refusal(budget: Budget, facts: Facts, clock_skew_s: float) -> Code | None:
         if elapsed_s is None or not -clock_skew_s <= elapsed_s <= budget.max_elapsed_s:
             return Code.BUDGET_ELAPSED
     wanting = False
+    # A slice in the currency the budget had before is worth nothing in this one.
+    foreign = bool(held.currency) and held.currency != budget.currency
     for limit, have, left, need in (
         (budget.max_uses, held.uses, held.left_uses, 1),
-        (budget.max_nanos, held.nanos, held.left_nanos, nanos),
+        (budget.max_nanos, 0 if foreign else held.nanos, held.left_nanos, nanos),
     ):
         if limit is None or have >= need:
             continue
@@ -81,7 +83,9 @@ def ample(grant: Grant, now: float) -> Grant:
     if budget is None:
         return grant
     held = budget.held or BudgetHeld("", 0, 0, now)
-    enough = replace(held, uses=1, nanos=budget.max_nanos or 0, left_uses=None, left_nanos=None)
+    enough = replace(
+        held, uses=1, nanos=budget.max_nanos or 0, left_uses=None, left_nanos=None, currency=budget.currency
+    )
     return replace(grant, budget=replace(budget, held=enough))
 
 

@@ -200,6 +200,8 @@ class BudgetHeld(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # Of what nobody held when the holder last heard; None: not known, or too long ago.
     left_uses: int | None = None
     left_nanos: int | None = None
+    # Of the slice's amounts; empty if there are none.
+    currency: str = ""
 
 
 class Budget(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -165,6 +165,8 @@ def sidecar(data_dir: Path, **settings: str) -> Iterator[Program]:
         "SIDESTEP_LISTEN": "127.0.0.1:0",
         "SIDESTEP_HTTP_LISTEN": "127.0.0.1:0",
         "SIDESTEP_JOURNAL_SINK": "none",
+        # Nobody, rather than whoever listens at the usual address on this machine.
+        "SIDESTEP_CONTROL_PLANE": "127.0.0.1:1",
     } | settings
     with _running([sys.executable, "-m", "sidecar.supervisor"], wanted, data_dir / "sidecar.log") as started:
         yield started

@@ -92,7 +92,7 @@ class Budgets:
         return None if wanted is None else self.leases.want(Account(facts.tenant, wanted.grant, subject), wanted)
 
     def first(self, key: bytes, content: bytes, facts: Facts) -> Kept | None:
-        """The request of another worker that a request is a repeat of. Looked for only where a budget could be spent.
+        """The request of any worker that spent, and that a request is a repeat of. Looked for only where a budget could be spent.
 
         Raises InvalidInputError if it asked something else, ReservationsError.
         """
@@ -107,9 +107,10 @@ class Budgets:
             return Kept(key, content, 0.0, None)
         return Kept(key, content, 0.0, msgspec.msgpack.decode(found.decision, type=Decision), found.answer)
 
-    def claim(self, key: bytes, content: bytes) -> bool:
-        """Whether a request may spend: no other with its key did, or is about to. Raises ReservationsError."""
-        return self._reservations.claim(key, content, self._clock.boottime())
+    def claim(self, key: bytes, content: bytes, instead_of: bytes) -> bool:
+        """Whether a request may spend: no other with its key did, or is about to, but for one whose answer no longer holds.
+        Raises ReservationsError."""
+        return self._reservations.claim(key, content, self._clock.boottime(), instead_of)
 
     def another(self, key: bytes) -> Wait:
         """Waits until the request that has claimed the key is answered, or has made way."""
@@ -141,8 +142,8 @@ class Budgets:
 
 
 def credited(facts: Facts, spend: Spend | None) -> Facts:
-    """The facts for a repeat of a request that spent: what it spent is there for it."""
-    if spend is None:
+    """The facts for a repeat of a request that spent: what it spent is there for it, until the period is too long ago."""
+    if spend is None or (spend.expires_at is not None and facts.now > spend.expires_at):
         return facts
     return _replaced(facts, lambda grant: ample(grant, facts.now) if grant.id == spend.grant else grant)
 
@@ -161,13 +162,14 @@ def _spending(spent: Spent, now: float) -> Spending:
         now,
         spent.caller,
         spend.currency,
+        key=spent.key,
     )
     if not spent.key:
         return Spending(spent.decision_id, reservation)
     decision = msgspec.msgpack.encode(spent.decision)
     if len(decision) + len(spent.answer) > MAX_ANSWER_BYTES:
         return Spending(spent.decision_id, reservation)
-    answered = Answered(spent.content, now + REPEAT_S, decision, spent.answer)
+    answered = Answered(spent.content, now + REPEAT_S, decision, spent.answer, spent.decision_id)
     return Spending(spent.decision_id, reservation, spent.key, answered)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -154,20 +154,19 @@ class DecisionServicer:
         key = repeat_key(_name(caller), facts.tenant, request.subject.id, request.request_id)
         content = content_of(request)
         first = self.repeats.find(key, content, time.monotonic())
-        if first is None and self._budgets is not None:
-            first = self._budgets.first(key, content, facts)
-            if first is not None and first.answer is None:
-                return _patiently(self._budgets.another(key), patient, waited)
         if first is not None and first.answer is None:
             return _patiently(first.settled, patient, waited)
+        known = None if self._budgets is None else self._budgets.first(key, content, facts)
+        if self._budgets is not None and first is None and known is not None and known.answer is None:
+            return _patiently(self._budgets.another(key), patient, waited)
         examined = waited or self._guards.examine(gathered, _name(caller))
         gathered = examined.gathered
-        if first is not None and first.decision is not None and first.answer is not None:
-            decision = decide(credited(gathered.facts, first.decision.spend), rules)
-            if same(first.decision, decision):
+        for earlier, answer in _earlier(first, known):
+            decision = decide(credited(gathered.facts, earlier.spend), rules)
+            if same(earlier, decision):
                 took_s = time.perf_counter() - begun
                 return Verdict(
-                    request, traceparent, caller, batch, gathered, decision, took_s, b"", first.answer, repeated=True
+                    request, traceparent, caller, batch, gathered, decision, took_s, b"", answer, repeated=True
                 )
         found = self._decide(gathered.facts, rules, request, patient)
         if not isinstance(found, Decided):
@@ -180,7 +179,8 @@ class DecisionServicer:
             return Waiting(lambda: True, examined) if other is None else _patiently(other.settled, patient, examined)
         if verdict.taken is not None and self._budgets is not None:
             try:
-                verdict.claimed = self._budgets.claim(key, content)
+                instead_of = known.answer if known is not None else None
+                verdict.claimed = self._budgets.claim(key, content, instead_of or b"")
             finally:
                 if not verdict.claimed:
                     self.unrecorded(verdict)
@@ -358,6 +358,17 @@ def _noted(verdict: Verdict) -> Recorded:
         gathered.fingerprint,
         gathered.device_evidence,
     )
+
+
+def _earlier(first: Kept | None, known: Kept | None) -> Iterator[tuple[Decision, bytes]]:
+    """What a repeat may be answered with: what this worker remembers, and what the pod does of requests that spent. A spend the
+    pod no longer knows of may have been given back, or another may stand in its place."""
+    if first is not None and first.decision is not None and first.answer is not None:
+        undecided = known is not None and known.answer is None
+        if undecided or first.decision.spend is None:
+            yield first.decision, first.answer
+    if known is not None and known.decision is not None and known.answer is not None:
+        yield known.decision, known.answer
 
 
 def _patiently(wait: Wait, patient: bool, examined: Examined | None) -> Waiting:

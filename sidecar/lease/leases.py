@@ -47,6 +47,8 @@ class Book:
     # When something was last taken of an account or granted to it (monotonic). Others were given back.
     used_at: dict[Account, float] = field(default_factory=dict)
     currencies: dict[Account, str] = field(default_factory=dict)
+    # What amounts were granted in.
+    granted_in: dict[tuple[Account, int], str] = field(default_factory=dict)
     spent: bool = False
 
     def standings(self) -> list[Standing]:
@@ -166,6 +168,7 @@ class Leases:
             remaining.nanos,
             None if left.left is None else left.left.uses,
             None if left.left is None else left.left.nanos,
+            book.granted_in.get((account, left.period), ""),
         )
 
     def _release(self, taken: Taken) -> None:
@@ -265,6 +268,9 @@ class Leases:
             book.holder.absorb(answer)
             for each in answer.slices:
                 book.used_at[each.account] = now
+                if each.currency:
+                    # The first stays: in one period, the control plane grants in no other.
+                    book.granted_in.setdefault((each.account, each.period), each.currency)
                 self._heard.append((now, each.account))
                 self._awaited.pop(each.account, None)
 

@@ -70,6 +70,8 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
     caller: str = ""
     currency: str = ""
     state: str = ""
+    # Of its request, empty if that has no id.
+    key: bytes = b""
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,6 +82,8 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float
     decision: bytes = b""
     answer: bytes = b""
+    # Of the spend; empty until then.
+    decision_id: bytes = b""
 
 
 class Spending(msgspec.Struct, frozen=True):
@@ -135,12 +139,13 @@ class Reservations:
             raise ReservationsError(str(error)) from error
         return found if found is not None and now < found.until else None
 
-    def claim(self, key: bytes, content: bytes, now: float) -> bool:
-        """Says that a request is about to spend. False: another with its key is, or did. Raises ReservationsError."""
+    def claim(self, key: bytes, content: bytes, now: float, instead_of: bytes = b"") -> bool:
+        """Says that a request is about to spend. False: another with its key is, or did. `instead_of`: an earlier answer that no
+        longer holds, and does not hinder. Raises ReservationsError."""
 
         def put(txn: lmdb.Transaction[bytes]) -> bool:
             found = _get(txn, key, self._repeats, Answered)
-            if found is not None and now < found.until:
+            if found is not None and now < found.until and not (instead_of and found.answer == instead_of):
                 return False
             self._put_repeat(txn, key, Answered(content, now + REPEAT_S), found)
             return True
@@ -154,8 +159,7 @@ class Reservations:
             for key in keys:
                 found = _get(txn, key, self._repeats, Answered)
                 if found is not None:
-                    txn.delete(key, db=self._repeats)
-                    txn.delete(_order(found.until, key), db=self._order)
+                    self._drop_repeat(txn, key, found)
 
         self._write(drop)
 
@@ -173,7 +177,8 @@ class Reservations:
         self._write(put)
 
     def settle(self, decision_id: bytes, caller: str, state: str, now: float) -> Reservation:
-        """Settles a spend, and puts it in the outbox. Settling it the same way again changes nothing.
+        """Settles a spend, and puts it in the outbox. Settling it the same way again changes nothing. What was given back is no
+        answer to a repeat any more: that spends again.
 
         Raises UnknownDecisionError, AlreadySettledError, ReservationsError.
         """
@@ -192,6 +197,10 @@ class Reservations:
             value = msgspec.msgpack.encode(settled)
             txn.put(decision_id, value, db=self._reservations)
             txn.put(decision_id, value, db=self._outbox)
+            if state == CANCELLED and settled.key:
+                answered = _get(txn, settled.key, self._repeats, Answered)
+                if answered is not None and answered.decision_id in (b"", decision_id):
+                    self._drop_repeat(txn, settled.key, answered)
             return settled
 
         return self._write(put)
@@ -220,6 +229,10 @@ class Reservations:
                 return change(txn)
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise ReservationsError(str(error)) from error
+
+    def _drop_repeat(self, txn: lmdb.Transaction[bytes], key: bytes, found: Answered) -> None:
+        txn.delete(key, db=self._repeats)
+        txn.delete(_order(found.until, key), db=self._order)
 
     def _put_repeat(self, txn: lmdb.Transaction[bytes], key: bytes, value: Answered, old: Answered | None) -> None:
         if old is not None:

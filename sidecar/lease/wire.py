@@ -107,6 +107,7 @@ def _slice(tenant: str, message: pb.LeaseSlice) -> Slice:
         _room(message.left) if message.HasField("left") else None,
         exhausted=refusal == pb.LEASE_REFUSAL_EXHAUSTED,
         refused=refusal not in (pb.LEASE_REFUSAL_UNSPECIFIED, pb.LEASE_REFUSAL_EXHAUSTED),
+        currency=message.granted.amount.currency,
     )
 
 

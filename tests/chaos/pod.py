@@ -114,7 +114,11 @@ class Plane:
         return answer
 
     def __enter__(self) -> Plane:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -247,7 +251,11 @@ class Pod:
         return max(numbers, default=0) > self.generation()
 
     def __enter__(self) -> Pod:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -374,7 +374,7 @@ def test_the_page_tells_what_the_processes_are_doing(start: Start) -> None:
     supervised.ready()
     page = Page(supervised.data / "page")
     assert page.worker(0).pid == supervised.pids("worker-0")[0]
-    assert page.agent.state is State.SERVING
+    until(lambda: page.agent.state is State.SERVING)
     before = page.agent.get(2)
     until(lambda: page.agent.get(2) > before)
     page.close()

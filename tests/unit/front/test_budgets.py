@@ -288,3 +288,54 @@ def test_spend_can_be_settled(budgeted: Callable[..., Rig]) -> None:
     rig.ask(request("bob"))
     bobs = rig.records()[-1].decision_id
     assert [key for key, _ in rig.reservations.unsent(9)] == [record.decision_id] != [bobs]
+
+
+def test_repeat_of_what_was_given_back_spends_again(budgeted: Callable[..., Rig]) -> None:
+    rig = budgeted(uses=2)
+    first = rig.ask(exempted(request_id="a"))
+    assert rig.reservations is not None
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    rig.reservations.settle(rig.records()[0].decision_id, "", CANCELLED, now)
+    again = rig.ask(exempted(request_id="a"))
+    assert again.basis == EXEMPTED
+    assert again.decision_id != first.decision_id
+    assert rig.ask(exempted(request_id="a")) == again
+    assert len(rig.records()) == 2
+    # The fake control plane does not hear of settlements: both uses are gone.
+    rig.reservations.settle(rig.records()[1].decision_id, "", CANCELLED, now)
+    assert rig.ask(exempted(request_id="a")).basis == CHALLENGED
+
+
+def test_repeat_that_is_decided_otherwise_is_no_dead_end(budgeted: Callable[..., Rig], plane: LeaseDesk) -> None:
+    rig = budgeted(uses=3)
+    first = rig.ask(exempted(request_id="a"))
+    assert first.basis == EXEMPTED
+    # Another grant stands in its place.
+    plane.budget("g2", uses=3)
+    rig.stock.put(
+        **{"grants/g1": {**_budgeted_grant(), "state": "GRANT_STATE_SUSPENDED"}, "grants/g2": _budgeted_grant()}
+    )
+    second = rig.ask(exempted(request_id="a"))
+    assert second.basis == EXEMPTED
+    assert second.decision_id != first.decision_id
+    assert rig.ask(exempted(request_id="a")) == second
+    assert len(rig.records()) == 2
+
+
+def test_slice_in_another_currency_is_worth_nothing(budgeted: Callable[..., Rig], plane: LeaseDesk) -> None:
+    rig = budgeted(budget={"max_amount": {"currency": "EUR", "units": 100}}, nanos=100 * 10**9)
+    for _ in range(4):  # a slice of some size
+        assert rig.ask(paying(1)).basis == EXEMPTED
+    # In the budget's currency, something is left of it; in another that the budget is changed to, nothing.
+    assert rig.leases is not None
+    held = rig.leases.leases.held(ACCOUNT)
+    assert held is not None
+    assert held.nanos >= 10**9
+    plane.down = True
+    rig.stock.put(**{"grants/g1": {**_budgeted_grant(), "budget": {"max_amount": {"currency": "USD", "units": 100}}}})
+    question = paying(1)
+    question.context.amount.currency = "USD"
+    assert rig.ask(question).basis == CHALLENGED
+    question.context.amount.currency = "EUR"
+    rig.stock.put(**{"grants/g1": {**_budgeted_grant(), "budget": {"max_amount": {"currency": "EUR", "units": 100}}}})
+    assert rig.ask(question).basis == EXEMPTED
