@@ -12,6 +12,8 @@ from engine.facts import Device, Facts
 from sidecar.gather.request import Checked
 
 MAX_KEPT = 4096
+MAX_KEPT_BYTES = 4 << 20
+"""Of fingerprints as they came: 4096 of the longest there may be would be a hundred MiB and more."""
 
 
 class Shown(msgspec.Struct, eq=False):
@@ -49,6 +51,7 @@ class Fingerprints:
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Shown] = {}
+        self._bytes = 0
 
     def get(self, encoded: bytes, fingerprint: Mapping[str, str]) -> Shown:
         """The fingerprint whose device evidence is `encoded`."""
@@ -57,8 +60,10 @@ class Fingerprints:
             values = dict(fingerprint)
             hashes = {hash(name): hash(value) for name, value in values.items()}
             shown = Shown(values, hashes, hash(frozenset(hashes.items()))) if values else NOTHING
-            if len(self._kept) >= MAX_KEPT:
+            self._bytes += len(encoded)
+            if len(self._kept) >= MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
                 self._kept.clear()
+                self._bytes = len(encoded)
             self._kept[encoded] = shown
         return shown
 

@@ -46,6 +46,8 @@ _LAYOUT: Final = b"1"
 _SEQUENCE: Final = struct.Struct(">Q")
 _TIME: Final = struct.Struct(">d")
 _PRUNED_PER_WRITE: Final = 8
+# What eight bytes hold; a proof may name any end.
+_LATEST_MS: Final = 2**64 - 1
 _TABLES: Final = (b"a", b"p")
 # A damaged tree may kill who reads it; but one process may also be killed for another reason just then.
 _MAX_DEATHS: Final = 3
@@ -157,6 +159,24 @@ class LocalStore:
             self._enqueue(txn, kind, payload)
 
         self._write(put)
+
+    def leave_device(self, tenant: str, subject: str, issuer: str, at: float, device: str) -> None:
+        """An authentication no longer counts for a device: the control plane has refused to record it there, as its proof was
+        used in another pod for another one, say. In its session it goes on counting. Raises LocalStoreError."""
+        key = _subject_key(tenant, subject)
+
+        def leave(txn: lmdb.Transaction[bytes]) -> None:
+            known = self._decoded(txn, key)
+            left = [
+                msgspec.structs.replace(past, device="")
+                if (past.issuer, past.at, past.device) == (issuer, at, device)
+                else past
+                for past in known
+            ]
+            if left != known:
+                self._put_expiring(txn, b"a", key, msgspec.msgpack.encode(left), max(past.until for past in left))
+
+        self._write(leave)
 
     def authentications(self, tenant: str, subject: str, now: float) -> tuple[ReportedAuthentication, ...]:
         """Those reported for the subject that still count, newest first. What cannot be read is none."""
@@ -282,7 +302,7 @@ class LocalStore:
 
     def _put_expiring(self, txn: lmdb.Transaction[bytes], table: bytes, key: bytes, body: bytes, until: float) -> None:
         txn.put(key, seal(key, _TIME.pack(until) + body), db=self._of(table))
-        txn.put(int(until * 1000).to_bytes(8, "big") + table + key, b"", db=self._order)
+        txn.put(min(int(until * 1000), _LATEST_MS).to_bytes(8, "big") + table + key, b"", db=self._order)
 
     def _enqueue(self, txn: lmdb.Transaction[bytes], kind: str, payload: bytes) -> None:
         if len(payload) > MAX_PAYLOAD_BYTES:

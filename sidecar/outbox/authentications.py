@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import grpc
+import msgspec
 from sidestep.v1 import report_pb2 as pb
 
 from sidecar.front.report import AUTHENTICATION, REFUSAL
+from sidecar.gather.jws import JwsError, decode_object, split
 from sidecar.local.store import LocalStore, LocalStoreError, Outgoing
 from sidecar.outbox.upward import Upward
 
@@ -22,6 +24,11 @@ MAX_SENT: Final = 50
 _HOPELESS: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED})
 
 _log = logging.getLogger(__name__)
+
+
+class _Claims(msgspec.Struct):
+    iss: str
+    auth_time: float
 
 
 class AuthenticationSender:
@@ -73,7 +80,19 @@ class AuthenticationSender:
                 return
             _log.error("a reported authentication cannot be taken over: %s", (error.details() or "")[:200])
         else:
-            for receipt in response.receipts:
+            # The answer has a receipt for each, in their order.
+            for reported, receipt in zip(request.authentications, response.receipts, strict=False):
                 if receipt.outcome != pb.AUTHENTICATION_OUTCOME_RECORDED:
                     _log.warning("the control plane refused a reported authentication: %s", receipt.problem)
+                    self._leave_device(reported)
         self._local.settle(item.number for item in items)
+
+    def _leave_device(self, reported: pb.ReportedAuthentication) -> None:
+        """Raises LocalStoreError."""
+        if not reported.device:
+            return
+        try:
+            claims = decode_object(split(reported.token).payload, _Claims)
+        except JwsError:
+            return  # it was never recorded here
+        self._local.leave_device(reported.tenant, reported.subject, claims.iss, claims.auth_time, reported.device)
