@@ -130,7 +130,10 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             {"database": changes.is_current},
             operators.describe
             if operators is not None
-            else lambda: {"operators": "development mode: anyone may administer"},
+            else lambda: {
+                "operators": "development mode: anyone may administer",
+                "approvals": "by asserted names: that the second person is another one is only said",
+            },
             lambda accept: _scrape(meters, collector, accept),
         )
         errors = ErrorInterceptor()
