@@ -138,7 +138,10 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             {"database": changes.is_current},
             operators.describe
             if operators is not None
-            else lambda: {"operators": "development mode: anyone may administer"},
+            else lambda: {
+                "operators": "development mode: anyone may administer",
+                "approvals": "by asserted names: that the second person is another one is only said",
+            },
         )
         identity = IdentityInterceptor(operators, refusals)
         server = _build_server(settings, store, sync, status, identity, refusals)

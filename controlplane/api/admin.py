@@ -48,13 +48,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         name = name_of(request.resource)
         if request.validate_only:
             # Whoever may not write learns nothing from it that reading would not tell.
-            admit(Permission.READ, name.tenant)
-            note = None
+            written = await self._writer.put(request.resource, None, actor=admit(Permission.READ, name.tenant).name)
         else:
             reason = request.reason or reason_of(request.resource)
             ticket = request.ticket or request.resource.grant.ticket
             note = begin(Permission.WRITE, name.tenant, "put", str(name), reason=reason, ticket=ticket)
-        written = await self._writer.put(request.resource, note)
+            written = await self._writer.put(request.resource, note)
         return admin_pb2.PutResourceResponse(
             resource=public(name.collection, written.record),
             revision=_revision(written.head),

@@ -135,7 +135,7 @@ class Reservations:
         try:
             with self._env.begin() as txn:
                 found = _get(txn, key, self._repeats, Answered)
-        except lmdb.Error as error:
+        except (lmdb.Error, msgspec.MsgspecError) as error:
             raise ReservationsError(str(error)) from error
         return found if found is not None and now < found.until else None
 
