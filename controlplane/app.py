@@ -103,12 +103,17 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
     Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
     """
     async with AsyncExitStack() as stack:
-        store = await Store.open(settings.database_url)
+        store = await Store.open(settings.database_url, migrating=settings.migrating())
         stack.push_async_callback(store.close)
         changes = Changes(store)
         await changes.start()
         stack.push_async_callback(changes.stop)
-        snapshots = Snapshots(store, settings.snapshot_path(), max_builds=settings.max_snapshot_builds)
+        snapshots = Snapshots(
+            store,
+            settings.snapshot_path(),
+            max_builds=settings.max_snapshot_builds,
+            shared=settings.shares_snapshot_path(),
+        )
         stack.push_async_callback(snapshots.stop)
         await snapshots.start()
         retention = Retention(

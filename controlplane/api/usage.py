@@ -218,6 +218,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         apply = request.state == usage_pb2.FINDING_STATE_APPLIED
         note = note._replace(action="finding.apply" if apply else "finding.dismiss")
         changed = await settle_devices(self._store, tenant, finding, note, apply=apply)
+        known = usage_pb2.FleetFinding()
+        known.CopyFrom(finding)
         finding.state, finding.actor, finding.reason = request.state, note.actor.name, request.reason
-        await self._store.findings.put(tenant, finding_id, finding)
+        await self._store.findings.put(tenant, finding_id, finding, known)
         return usage_pb2.SettleFindingResponse(finding=finding, changed=changed)

@@ -18,7 +18,7 @@ from sidestep.v1 import usage_pb2
 from controlplane.actor import system
 from controlplane.api.resources import decode, encode
 from controlplane.audit import Note
-from controlplane.errors import ConflictError
+from controlplane.errors import ChangedError, ConflictError
 from controlplane.store import Store, Write
 from controlplane.store.usage import Shared
 from engine.names import Collection, make_name
@@ -97,7 +97,10 @@ async def _note(
     for subject, device in shared.devices:
         if (subject, device) not in told:
             await suspect(store, tenant, subject, device, finding.name, limits, now)
-    await store.findings.put(tenant, finding_id, finding)
+    try:
+        await store.findings.put(tenant, finding_id, finding, known)
+    except ChangedError:
+        return False  # another replica, or a person, was first
     return known is None or settled
 
 
