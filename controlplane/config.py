@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     operators: str = Field(
         "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
     )
+    signing_keys: str = Field(
+        "",
+        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
+        "empty: development mode, nothing is",
+    )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
     )

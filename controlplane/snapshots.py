@@ -40,6 +40,7 @@ _OUTDATED_RECORDS = 1_000
 _OUTDATED_PART = 0.25
 _MAX_WAITING_BUILDS = 64
 _RETRY_S = 2.0
+_TRIES = 3
 
 
 class _Offered:
@@ -121,13 +122,14 @@ class Snapshots:
             os.close(self._lock)
             self._lock = None
 
-    async def lease(self, tenant: str, lane: Lane) -> Lease:
-        """A snapshot from which the log leads on.
+    async def lease(self, tenant: str, lane: Lane, least: tuple[int, int] = (0, 0)) -> Lease:
+        """A snapshot from which the log leads on; not older than `least`, an (epoch, revision), if the head is not either.
 
         Raises NotFoundError for an unknown tenant, OverloadedError if too many wait for one, DamagedError if the records
         do not have their digest, StoreError.
         """
         key = (tenant, lane)
+        tries = _TRIES
         while True:
             flight = self._flights.get(key)
             if flight is None:
@@ -137,6 +139,12 @@ class Snapshots:
                 self._flights[key] = flight
                 flight.add_done_callback(partial(self._landed, key))
             offered = await asyncio.shield(flight)
+            if tries and offered.file.position < least and await self._has_reached(key, least):
+                # Whoever was further already must not be taken back. A build that is under way may be too old as well.
+                tries -= 1
+                if self._offered.get(key) is offered:
+                    self.withdraw(key)
+                continue
             try:
                 return Lease(offered)
             except FileNotFoundError:
@@ -176,6 +184,12 @@ class Snapshots:
             built = _Offered(await self._build(key), verified=True)
         self._offered[key] = built
         return built
+
+    async def _has_reached(self, key: LaneKey, least: tuple[int, int]) -> bool:
+        """Whether a new file would be at this (epoch, revision), or beyond."""
+        tenant, lane = key
+        heads = await self._store.heads([tenant])
+        return any(head.lane is lane and (head.epoch, head.revision) >= least for head in heads)
 
     async def _leads_on(self, key: LaneKey, offered: _Offered) -> bool:
         """Whether a file belongs to this history, and the log goes from it to the head without being long."""
