@@ -17,6 +17,7 @@ from sidecar.page import (
     GUARDS,
     LIMIT_EFFECTS,
     LIMITED,
+    LOCAL_STORES,
     MAX_WORKERS,
     OUTCOMES,
     UNVERIFIED,
@@ -108,6 +109,21 @@ CALLERS_UNUSABLE = Metric(
 )
 CALLERS_FAILURES = Metric(
     "sidestep.callers.failures", Kind.COUNTER, "{failure}", "Times the callers or their tokens could not be used."
+)
+
+LOCAL_UNUSABLE = Metric(
+    "sidestep.local.unusable",
+    Kind.GAUGE,
+    "{worker}",
+    "Workers that cannot use a part of the pod's own store. Without reservations no grant with a budget applies.",
+    (Label("part", LOCAL_STORES),),
+)
+LOCAL_FAILURES = Metric(
+    "sidestep.local.failures",
+    Kind.COUNTER,
+    "{failure}",
+    "Times a part of the pod's own store could not be used.",
+    (Label("part", LOCAL_STORES),),
 )
 
 DATA_AGE = Metric(
