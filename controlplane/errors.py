@@ -56,6 +56,10 @@ class CompactedError(SidestepError):
         self.after = after
 
 
+class SigningError(StoreError):
+    """Nothing can be signed now: whoever holds the keys does not answer. Like a database out of reach, it may pass."""
+
+
 class DamagedError(SidestepError):
     """Stored data contradicts its own digest."""
 

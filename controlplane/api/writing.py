@@ -51,14 +51,17 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put(self, resource: pb.Resource, note: Note | None, approved: Approved | None = None) -> Written:
-        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked.
+    async def put(
+        self, resource: pb.Resource, note: Note | None, approved: Approved | None = None, *, actor: str = ANONYMOUS
+    ) -> Written:
+        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked, as if
+        `actor` put it.
 
         Raises InvalidInputError, ConflictError, RefusedError for a guarded change that is not approved.
         """
         checked = check(resource)
         warnings = await self._hash_fingerprint(checked)
-        written = await self._put(checked, note, approved)
+        written = await self._put(checked, note, approved, actor if note is None else note.actor.name)
         return written._replace(warnings=[*warnings, *written.warnings])
 
     async def delete(self, name: Name, note: Note | None, approved: Approved | None = None) -> Written:
@@ -77,14 +80,13 @@ class Writer:
                 return Written(None, True, [], head, stored, rules)
         raise AssertionError("unreachable")
 
-    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None) -> Written:
+    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None, actor: str) -> Written:
         """Reads, completes and writes one record; again, a few times, if someone else wrote it in between."""
         name = checked.name
         key = (name.collection, name.id)
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(name.tenant, *key)
             expect = await check_links(self._store, checked)
-            actor = ANONYMOUS if note is None else note.actor.name
             completed = complete(checked, stored, time.time(), links=expect, actor=actor)
             record, changed, warnings = completed
             rules = await self._rules(name, stored, record, note, approved) if changed else []

@@ -41,7 +41,11 @@ class FindingTable:
         return None if value is None else usage_pb2.FleetFinding.FromString(value)
 
     async def put(
-        self, tenant: str, finding_id: str, finding: usage_pb2.FleetFinding, known: usage_pb2.FleetFinding | None
+        self,
+        tenant: str,
+        finding_id: str,
+        finding: usage_pb2.FleetFinding,
+        known: usage_pb2.FleetFinding | None = None,
     ) -> None:
         """Creates or replaces one that is still as it was `known` (None: not at all). Durable when it returns.
 

@@ -39,6 +39,7 @@ from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import check_schema, migrate
 from controlplane.store.sidecars import SidecarTable
+from controlplane.store.stock import Stock, read_stock
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
 from controlplane.store.usage import UsageTable
 from engine.names import Lane
@@ -300,6 +301,10 @@ class Store:
     async def forget_sidecars(self, seen_before: float) -> int:
         """Removes sidecars not seen since; returns how many."""
         return await self._sidecars.forget(seen_before)
+
+    async def stock(self, now: float) -> Stock:
+        """How much there is of what operators watch; `now` in Unix seconds."""
+        return await read_stock(self._database, now)
 
     # Transactions
 

@@ -168,6 +168,11 @@ def test_a_restart_of_postgresql_is_survived(postgres: Postgres) -> None:
     """Errors meanwhile say so, and afterwards everything goes on by itself with the same store."""
     url = postgres.create()
 
+    async def read_across_a_restart(store: Store) -> None:
+        async with store.read_lane("acme", Lane.URGENT) as (_, batches):
+            await asyncio.to_thread(postgres.restart)
+            assert [batch async for batch in batches] == []
+
     async def scenario() -> None:
         store = await Store.open(url)
         try:
@@ -182,9 +187,7 @@ def test_a_restart_of_postgresql_is_survived(postgres: Postgres) -> None:
             assert (await store.commit("acme", [Write(Collection.GRANTS, "g", b"2")])).changed == 1
             # In the middle of transactions too.
             with pytest.raises(StoreError):
-                async with store.read_lane("acme", Lane.URGENT) as (_, batches):
-                    await asyncio.to_thread(postgres.restart)
-                    assert [batch async for batch in batches] == []
+                await read_across_a_restart(store)
             assert len(await store.heads()) == 2
         finally:
             await store.close()
