@@ -51,6 +51,8 @@ from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
 from controlplane.review.access import Reviewer
+from controlplane.signing import SETTING as SIGNING_SETTING
+from controlplane.signing import KeyFiles, Signatures, Signer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from controlplane.threat.fleet import FleetLimits
@@ -87,18 +89,26 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
+async def control_plane(settings: Settings, signer: Signer | None = None) -> AsyncIterator[Serving]:
     """Runs a control plane; on leaving, ends streams, lets running calls finish and closes everything.
 
-    Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
+    `signer`: signs instead of the keys that the settings name. Raises SettingsError if an address cannot be had or a key not be
+    used, SchemaError or StoreError if the database cannot be used.
     """
     async with AsyncExitStack() as stack:
-        store = await Store.open(settings.database_url)
+        store = await Store.open(settings.database_url, migrating=settings.migrating())
         stack.push_async_callback(store.close)
-        changes = Changes(store)
+        keys = _read_signing_keys(settings) if signer is None else None
+        signatures = Signatures(signer or keys)
+        changes = Changes(store, signatures)
         await changes.start()
         stack.push_async_callback(changes.stop)
-        snapshots = Snapshots(store, settings.snapshot_path(), max_builds=settings.max_snapshot_builds)
+        snapshots = Snapshots(
+            store,
+            settings.snapshot_path(),
+            max_builds=settings.max_snapshot_builds,
+            shared=settings.shares_snapshot_path(),
+        )
         stack.push_async_callback(snapshots.stop)
         await snapshots.start()
         retention = Retention(
@@ -115,7 +125,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             store,
             changes,
             snapshots,
-            scope_of=lambda _context: scope,
+            lambda _context: scope,
+            signatures,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
             max_streams=settings.max_streams,
@@ -128,12 +139,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         status = Health(
             _SERVICES,
             {"database": changes.is_current},
-            operators.describe
-            if operators is not None
-            else lambda: {
-                "operators": "development mode: anyone may administer",
-                "approvals": "by asserted names: that the second person is another one is only said",
-            },
+            lambda: _notes(operators, keys, signatures),
             lambda accept: _scrape(meters, collector, accept),
         )
         errors = ErrorInterceptor()
@@ -178,6 +184,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         ]
         if operators is not None:
             works.append(operators.follow())
+        if keys is not None:
+            works.append(keys.follow())
         for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
@@ -233,6 +241,26 @@ def _read_operators(settings: Settings) -> Operators | None:
         return Operators(settings.operators)
     except TokenFilesError as error:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
+
+
+def _read_signing_keys(settings: Settings) -> KeyFiles | None:
+    if not settings.signing_keys:
+        _LOG.warning("%s is not set: development mode, nothing that sidecars are sent is signed", SIGNING_SETTING)
+        return None
+    return KeyFiles(settings.signing_keys)
+
+
+def _notes(operators: Operators | None, keys: KeyFiles | None, signatures: Signatures) -> dict[str, object]:
+    """What health tells besides readiness."""
+    notes: dict[str, object] = {
+        "operators": "development mode: anyone may administer",
+        "approvals": "by asserted names: that the second person is another one is only said",
+    }
+    if operators is not None:
+        notes = operators.describe()
+    if keys is not None:
+        return notes | keys.describe()
+    return notes | {"signing_key": signatures.key_id or "development mode: nothing is signed"}
 
 
 def _add_services(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from controlplane.errors import SettingsError
-from controlplane.store.dialect import database_path
+from controlplane.store.dialect import check_url, database_path
 from engine.errors import InvalidInputError
 from engine.names import check_tenant
 
@@ -64,7 +65,7 @@ def _check_scope(value: str) -> str:
 
 def _check_database(value: str) -> str:
     try:
-        database_path(value)
+        check_url(value)
     except SettingsError as error:
         raise ValueError(str(error)) from None
     return value
@@ -88,9 +89,23 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_check_database)] = Field(
         "sqlite+aiosqlite:///sidestep.db", description="the database"
     )
-    snapshot_dir: str = Field("", description="folder of snapshot files; empty: beside the database")
+    migrate: Literal["", "auto", "never"] = Field(
+        "",
+        description="whether to bring the database's schema up to date at the start: `auto`, or `never`; empty: `auto` on SQLite,"
+        " `never` on PostgreSQL",
+    )
+    snapshot_dir: str = Field(
+        "",
+        description="folder of snapshot files; empty: beside the database, with PostgreSQL one of each process under the system's"
+        " folder for temporary files",
+    )
     operators: str = Field(
         "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
+    )
+    signing_keys: str = Field(
+        "",
+        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
+        "empty: development mode, nothing is",
     )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
@@ -148,11 +163,21 @@ class Settings(BaseSettings):
         return frozenset(tenant.strip() for tenant in self.sync_scope.split(","))
 
     def snapshot_path(self) -> Path:
-        """The folder of snapshot files."""
+        """The folder of snapshot files; with PostgreSQL and no `snapshot_dir` that of such folders, one per process."""
         if self.snapshot_dir:
             return Path(self.snapshot_dir)
         database = database_path(self.database_url)
+        if database is None:
+            return Path(tempfile.gettempdir()) / f"sidestep-snapshots-{os.geteuid()}"
         return database.with_name(f"{database.name}.snapshots")
+
+    def shares_snapshot_path(self) -> bool:
+        """Whether other processes have their folders in `snapshot_path` too."""
+        return not self.snapshot_dir and database_path(self.database_url) is None
+
+    def migrating(self) -> bool | None:
+        """Whether to migrate the database at the start; None: if it is SQLite."""
+        return {"": None, "auto": True, "never": False}[self.migrate]
 
 
 def load_settings() -> Settings:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ from controlplane.changes import Changes
 from controlplane.errors import DrainingError, OverloadedError, StalledError
 from controlplane.metrics.catalogue import ENDS, REFUSALS
 from controlplane.metrics.tally import Tally
+from controlplane.signing import Signatures
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from engine.errors import InvalidInputError, SidestepError
@@ -49,6 +50,7 @@ class SyncService:
         changes: Changes,
         snapshots: Snapshots,
         scope_of: ScopeOf,
+        signatures: Signatures | None = None,
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
@@ -58,6 +60,7 @@ class SyncService:
         self._changes = changes
         self._snapshots = snapshots
         self._scope_of = scope_of
+        self._signatures = signatures or Signatures()
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
         self._max_streams = max_streams
@@ -121,6 +124,7 @@ class SyncService:
             self._scope_of(context),
             self._changes,
             self._snapshots,
+            self._signatures,
             context.write,
             on_status,
             heartbeat_s=self._heartbeat_s,
@@ -184,13 +188,18 @@ async def _read_hello(context: Any) -> sync_pb2.Hello:
     check_sidecar(hello.sidecar, "hello.sidecar")
     for field in ("instance", "version"):
         check_text(getattr(hello, field), f"hello.{field}", _MAX_TEXT_BYTES)
-    if len(hello.cursors) > _MAX_CURSORS:
-        raise InvalidInputError("hello.cursors", f"more than {_MAX_CURSORS}")
-    seen: set[tuple[str, int]] = set()
-    for index, cursor in enumerate(hello.cursors):
-        if cursor.lane not in _LANES:
-            raise InvalidInputError(f"hello.cursors[{index}].lane", f"{cursor.lane} is no lane")
-        if (cursor.tenant, cursor.lane) in seen:
-            raise InvalidInputError(f"hello.cursors[{index}]", "a second cursor of the same tenant and lane")
-        seen.add((cursor.tenant, cursor.lane))
+    _check_cursors(hello.cursors, "hello.cursors")
+    _check_cursors(hello.marks, "hello.marks")
     return hello
+
+
+def _check_cursors(cursors: Collection[sync_pb2.Cursor], field: str) -> None:
+    if len(cursors) > _MAX_CURSORS:
+        raise InvalidInputError(field, f"more than {_MAX_CURSORS}")
+    seen: set[tuple[str, int]] = set()
+    for index, cursor in enumerate(cursors):
+        if cursor.lane not in _LANES:
+            raise InvalidInputError(f"{field}[{index}].lane", f"{cursor.lane} is no lane")
+        if (cursor.tenant, cursor.lane) in seen:
+            raise InvalidInputError(f"{field}[{index}]", "a second one of the same tenant and lane")
+        seen.add((cursor.tenant, cursor.lane))

@@ -24,6 +24,7 @@ from controlplane.cli.proposals import proposal
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
+from controlplane.cli.signing import signing_key
 from controlplane.cli.simulate import simulate
 from controlplane.cli.subjects import subject
 from controlplane.cli.tenants import posture, settings
@@ -62,6 +63,7 @@ for command in (
     decisions,
     journal,
     simulate,
+    signing_key,
 ):
     cli.add_command(command)
 sidecar.add_command(audit_sidecars)
