@@ -105,6 +105,8 @@ class Config(BaseModel):
     # Health and metrics.
     http_listen: Annotated[Address, BeforeValidator(parse_address)] = parse_address("127.0.0.1:9192")
     control_plane: Annotated[str, BeforeValidator(lambda value: str(parse_address(value)))] = "127.0.0.1:9190"
+    # The control plane's public keys: what none of them signed is not believed. Unset: development mode, whatever comes is.
+    trusted_keys: Path | None = None
     data_dir: Path = Path("/var/lib/sidestep")
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     transport: Literal["native", "grpcio"] = "native"

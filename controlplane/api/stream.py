@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
 
 from sidestep.v1 import admin_pb2, resources_pb2, sync_pb2
@@ -17,14 +17,17 @@ from sidestep.v1 import admin_pb2, resources_pb2, sync_pb2
 from controlplane.api.wire import delimited
 from controlplane.changes import Changes, Frame, LaneKey, Updates
 from controlplane.errors import CompactedError, StalledError
+from controlplane.signing import Signatures
 from controlplane.snapshots import Lease, Snapshots
 from controlplane.store import Head
 from engine.errors import SidestepError
 from engine.names import Lane
+from engine.statement import Kind
 
 _URGENT_AT_ONCE = 16
 _MAX_PINGS = 16
 _MAX_REFUSAL = 500
+_MAX_CODE = 64
 
 
 class Phase(Enum):
@@ -44,8 +47,11 @@ class Follower:
         self.phase = Phase.FOLLOWING
         self.reason = ""
         self.refusal = ""
+        self.refused: admin_pb2.LaneRefusal | None = None
         self.sent = 0
         self.acked = acked
+        # The (epoch, revision) a snapshot must not be older than.
+        self.least = (0, 0)
 
 
 class Transfer:
@@ -78,20 +84,29 @@ class Stream:
         scope: frozenset[str] | None,
         changes: Changes,
         snapshots: Snapshots,
+        signatures: Signatures,
         write: Callable[[bytes], Awaitable[None]],
         on_status: Callable[[], None],
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
+        on_delta: Callable[[Lane], None] = lambda _: None,
+        on_chunk: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._on_delta = on_delta
+        self._on_chunk = on_chunk
         self._scope = scope
         self._changes = changes
         self._snapshots = snapshots
+        self._signatures = signatures
+        self._nonce = hello.nonce
+        self._scopes_sent = 0
         self._write = write
         self._on_status = on_status
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
         self._cursors = {(cursor.tenant, int(cursor.lane)): cursor for cursor in hello.cursors}
+        self._marks = {(mark.tenant, int(mark.lane)): (mark.epoch, mark.revision) for mark in hello.marks}
         self._wake = asyncio.Event()
         self._failure: SidestepError | None = None
         self._followers: dict[tuple[str, int], Follower] = {}
@@ -108,6 +123,16 @@ class Stream:
         )
         self.status.connect_time.FromNanoseconds(time.time_ns())
         self.status.seen_time.CopyFrom(self.status.connect_time)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a snapshot is on its way, or waits to be."""
+        return self._transfer is not None or any(self._wanting.values())
+
+    def acknowledged(self) -> Iterator[tuple[LaneKey, sync_pb2.Cursor]]:
+        """Every lane it follows, and where the sidecar says it stands; epoch 0: nowhere yet."""
+        for follower in self._followers.values():
+            yield follower.key, follower.acked
 
     def end(self, error: SidestepError) -> None:
         """Makes `run` raise an error soon."""
@@ -149,11 +174,14 @@ class Stream:
         elif kind == "snapshot_request":
             asked = request.snapshot_request
             if follower := self._followers.get((asked.tenant, asked.lane)):
+                follower.least = max(follower.least, (asked.epoch, asked.revision))
                 self._want(follower, "requested")
         elif kind == "ping":
             self._pings.append(request.ping.nonce)
         self._wake.set()
-        self._on_status()
+        if kind != "ping":
+            # That it lives is written with the next renewal: pings alone would rewrite every row again and again.
+            self._on_status()
 
     def _on_ack(self, ack: sync_pb2.Ack) -> None:
         follower = self._followers.get((ack.cursor.tenant, ack.cursor.lane))
@@ -183,10 +211,18 @@ class Stream:
         follower.acked.CopyFrom(refusal.cursor)
         tenant, lane = follower.key
         where = f"tenants/{tenant} {lane.name.lower()} revision {refusal.revision}"
+        follower.refused = admin_pb2.LaneRefusal(
+            tenant=tenant, lane=refusal.cursor.lane, revision=refusal.revision, code=refusal.code[:_MAX_CODE]
+        )
+        follower.refused.detail = refusal.detail[:_MAX_REFUSAL]
         follower.refusal = f"{where}: {refusal.code}: {refusal.detail}"[:_MAX_REFUSAL]
         self._show_refusals()
 
     def _show_refusals(self) -> None:
+        del self.status.refusals[:]
+        self.status.refusals.extend(
+            follower.refused for follower in self._followers.values() if follower.refusal and follower.refused
+        )
         refusals = [follower.refusal for follower in self._followers.values() if follower.refusal]
         self.status.refusal = "; ".join(refusals)[: 2 * _MAX_REFUSAL]
 
@@ -198,7 +234,9 @@ class Stream:
         new = [key for key in moved if key not in self._followers]
         if new or first:
             tenants = sorted({tenant for tenant, _ in self._followers} | {tenant for tenant, _ in new})
-            await self._send(sync_pb2.SyncResponse(scope=sync_pb2.Scope(tenants=tenants)))
+            self._scopes_sent += 1
+            scope = sync_pb2.Scope(tenants=tenants, nonce=self._nonce, number=self._scopes_sent)
+            await self._write(await self._signatures.response(Kind.SCOPE, scope.SerializeToString()))
         for key in sorted(new):
             await self._begin(self._changes.heads[key])
         if new or first:
@@ -212,6 +250,9 @@ class Stream:
         acked = self.status.cursors.add(tenant=head.tenant, lane=resources_pb2.Lane.Name(head.lane))
         follower = self._followers[key] = Follower(key, self._changes.history(key), acked)
         cursor = self._cursors.pop(key, None)
+        follower.least = self._marks.pop(key, (0, 0))
+        if cursor is not None:
+            follower.least = max(follower.least, (cursor.epoch, cursor.revision))
         reason = "no cursor" if cursor is None else await self._mismatch(head, cursor)
         if reason:
             self._want(follower, reason)
@@ -250,6 +291,7 @@ class Stream:
                     break
                 follower.sent = frame.revision
                 await self._write(frame.message)
+                self._on_delta(Lane.URGENT)
                 busy = True
         return busy
 
@@ -265,6 +307,7 @@ class Stream:
                 self._behind[Lane.BULK].pop(key, None)
                 self._behind[Lane.BULK][key] = follower
                 await self._write(frames[0].message)
+                self._on_delta(Lane.BULK)
                 return True
         return False
 
@@ -294,20 +337,24 @@ class Stream:
         if not self._changes.is_current():
             # Old heads would make the sidecar take its data for current. It hears that we live, and pings wait.
             if due:
-                await self._write(self._heartbeat(0, heads=b""))
+                await self._write(await self._heartbeat(0, heads=b""))
             return due
         nonces = list(self._pings) or [0] * due
         self._pings.clear()
         heads = self._changes.encoded_heads(self._scope)
         for nonce in nonces:
-            await self._write(self._heartbeat(nonce, heads))
+            await self._write(await self._heartbeat(nonce, heads))
         return bool(nonces)
 
-    def _heartbeat(self, nonce: int, heads: bytes) -> bytes:
+    async def _heartbeat(self, nonce: int, heads: bytes) -> bytes:
         timed = sync_pb2.Heartbeat(nonce=nonce)
         timed.server_time.FromNanoseconds(time.time_ns())
         # Encoded messages merge by concatenation, so the heads are encoded once for all streams of one scope.
-        return delimited(sync_pb2.SyncResponse.HEARTBEAT_FIELD_NUMBER, heads + timed.SerializeToString())
+        content = heads + timed.SerializeToString()
+        if nonce:
+            return await self._signatures.response(Kind.HEARTBEAT, content)
+        # Nobody asked, so it confirms nothing and needs no signature.
+        return delimited(sync_pb2.SyncResponse.HEARTBEAT_FIELD_NUMBER, content)
 
     async def _send_snapshot(self) -> bool:
         transfer = self._transfer
@@ -317,7 +364,8 @@ class Stream:
             if not transfer.lease_task.done():
                 return False
             transfer.lease = transfer.lease_task.result()
-            await self._send(sync_pb2.SyncResponse(snapshot_offer=transfer.lease.offer))
+            offer = transfer.lease.offer.SerializeToString()
+            await self._write(await self._signatures.response(Kind.SNAPSHOT_OFFER, offer))
             return True
         if transfer.unacked is not None:
             return False
@@ -333,6 +381,7 @@ class Stream:
             transfer.next_chunk += 1
             transfer.sent_at = asyncio.get_running_loop().time()
             await self._send(sync_pb2.SyncResponse(snapshot_chunk=chunk))
+            self._on_chunk(len(payload))
             return True
         follower = transfer.follower
         follower.sent = cursor.revision
@@ -349,7 +398,7 @@ class Stream:
         for lane in Lane:
             for key, follower in self._wanting[lane].items():
                 del self._wanting[lane][key]
-                lease = asyncio.create_task(self._snapshots.lease(*key))
+                lease = asyncio.create_task(self._snapshots.lease(*key, follower.least))
                 lease.add_done_callback(lambda _: self._wake.set())
                 self._transfer = Transfer(follower, lease)
                 required = sync_pb2.SnapshotRequired(

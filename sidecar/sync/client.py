@@ -14,11 +14,14 @@ from sidestep.v1 import sync_pb2 as pb
 from sidecar.clock import Clock
 from sidecar.retryinfo import retry_after_s
 from sidecar.store.errors import StorageFullError
+from sidecar.store.marks import Marks
 from sidecar.store.writer import Writer
 from sidecar.sync.backoff import MAX_S, MIN_S, Backoff
 from sidecar.sync.errors import SyncError
+from sidecar.sync.proofs import Proofs
 from sidecar.sync.session import Session
 from sidecar.sync.state import SyncState
+from sidecar.sync.trust import TrustedKeys
 
 _log = logging.getLogger(__name__)
 _METHOD = "/sidestep.v1.SyncService/Sync"
@@ -57,6 +60,7 @@ class SyncClient:
 
     Works in the event loop's thread, in slices of some milliseconds. Whoever runs it calls `Writer.maintain` and
     `Writer.remove_retired` from time to time, in between.
+    `trust` None: development mode, whatever comes is believed; otherwise `marks` are needed too.
     `on_state` is called with a SyncState whenever something other than a cursor or a count changed; it must not block.
     """
 
@@ -65,6 +69,8 @@ class SyncClient:
         writer: Writer,
         settings: SyncSettings,
         *,
+        trust: TrustedKeys | None = None,
+        marks: Marks | None = None,
         clock: Clock | None = None,
         on_state: Callable[[SyncState], None] = lambda _: None,
     ) -> None:
@@ -79,6 +85,7 @@ class SyncClient:
             version=settings.version,
             heartbeat_s=settings.heartbeat_s,
             retry_s=settings.retry_s,
+            proofs=Proofs(writer, trust, marks),
             clock=clock or writer.clock,
             on_change=self._changed,
         )
@@ -125,10 +132,10 @@ class SyncClient:
         else:
             channel = grpc.aio.secure_channel(settings.address, settings.credentials, options=_OPTIONS)
         async with channel:
-            sync = channel.stream_stream(
+            sync: grpc.aio.StreamStreamMultiCallable[pb.SyncRequest, bytes] = channel.stream_stream(
                 _METHOD,
                 request_serializer=pb.SyncRequest.SerializeToString,
-                response_deserializer=pb.SyncResponse.FromString,
+                response_deserializer=None,  # signatures are over the bytes as they came
             )
             call = sync(metadata=tuple(settings.metadata))
             self._streams += 1
