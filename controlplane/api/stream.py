@@ -27,6 +27,7 @@ from engine.statement import Kind
 _URGENT_AT_ONCE = 16
 _MAX_PINGS = 16
 _MAX_REFUSAL = 500
+_MAX_CODE = 64
 
 
 class Phase(Enum):
@@ -46,6 +47,7 @@ class Follower:
         self.phase = Phase.FOLLOWING
         self.reason = ""
         self.refusal = ""
+        self.refused: admin_pb2.LaneRefusal | None = None
         self.sent = 0
         self.acked = acked
         # The (epoch, revision) a snapshot must not be older than.
@@ -177,7 +179,9 @@ class Stream:
         elif kind == "ping":
             self._pings.append(request.ping.nonce)
         self._wake.set()
-        self._on_status()
+        if kind != "ping":
+            # That it lives is written with the next renewal: pings alone would rewrite every row again and again.
+            self._on_status()
 
     def _on_ack(self, ack: sync_pb2.Ack) -> None:
         follower = self._followers.get((ack.cursor.tenant, ack.cursor.lane))
@@ -207,10 +211,18 @@ class Stream:
         follower.acked.CopyFrom(refusal.cursor)
         tenant, lane = follower.key
         where = f"tenants/{tenant} {lane.name.lower()} revision {refusal.revision}"
+        follower.refused = admin_pb2.LaneRefusal(
+            tenant=tenant, lane=refusal.cursor.lane, revision=refusal.revision, code=refusal.code[:_MAX_CODE]
+        )
+        follower.refused.detail = refusal.detail[:_MAX_REFUSAL]
         follower.refusal = f"{where}: {refusal.code}: {refusal.detail}"[:_MAX_REFUSAL]
         self._show_refusals()
 
     def _show_refusals(self) -> None:
+        del self.status.refusals[:]
+        self.status.refusals.extend(
+            follower.refused for follower in self._followers.values() if follower.refusal and follower.refused
+        )
         refusals = [follower.refusal for follower in self._followers.values() if follower.refusal]
         self.status.refusal = "; ".join(refusals)[: 2 * _MAX_REFUSAL]
 

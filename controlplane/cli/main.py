@@ -14,7 +14,7 @@ from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
 from controlplane.cli.findings import finding
-from controlplane.cli.fleet import revisions, sidecar
+from controlplane.cli.fleet import revisions, rollout, sidecar
 from controlplane.cli.grants import grant
 from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
@@ -54,6 +54,7 @@ for command in (
     settings,
     posture,
     sidecar,
+    rollout,
     revisions,
     audit,
     proposal,
