@@ -44,6 +44,7 @@ from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
 from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
+from controlplane.maintenance import add_commands, run_command
 from controlplane.metrics.calls import CallsInterceptor
 from controlplane.metrics.catalogue import SERVICES
 from controlplane.metrics.collect import Collector, Sources
@@ -204,7 +205,7 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT. Exit code 2: wrong settings; 1: could not start."""
+    """Serves until SIGTERM or SIGINT, or does one thing to the database. Exit code 2: wrong settings; 1: it failed."""
     parser = argparse.ArgumentParser(
         prog="sidestep-controlplane",
         description="Keeps the records and the caches of all sidecars current.",
@@ -212,11 +213,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("sidestep"))
-    parser.parse_args()
+    add_commands(parser)
+    arguments = parser.parse_args()
     try:
         settings = load_settings()
         logs.configure(settings.log_level, settings.log_format, "controlplane")
-        asyncio.run(_serve(settings))
+        if arguments.command is not None:
+            sys.stdout.write(f"{run_command(arguments, settings)}\n")
+        else:
+            asyncio.run(_serve(settings))
     except SettingsError as error:
         sys.exit(_complain(error, 2))
     except SidestepError as error:
