@@ -25,6 +25,7 @@ from sidestep.v1 import (
 )
 
 from controlplane.api.admin import AdminService
+from controlplane.api.admission import Admission
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
@@ -37,6 +38,7 @@ from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.api.usage import UsageService
+from controlplane.api.versions import Versions
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
@@ -130,7 +132,10 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
             signatures,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
-            max_streams=settings.max_streams,
+            admission=Admission(max_streams=settings.max_streams, per_second=settings.admission_rate),
+            versions=Versions(version("sidestep"), settings.version_window, refuse=settings.version_skew == "refuse"),
+            max_transfers=settings.max_transfers,
+            max_age_s=settings.max_stream_age,
         )
         meters = Meters(version("sidestep"), otel_environment())
         stack.push_async_callback(asyncio.to_thread, meters.close)
@@ -145,7 +150,9 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
         )
         errors = ErrorInterceptor()
         interceptors = (CallsInterceptor(meters.record_call), errors, IdentityInterceptor(operators, refusals))
-        server = grpc.aio.server(interceptors=interceptors, options=_GRPC_OPTIONS)
+        # The connections of other calls are renewed likewise; gRPC lets streams that run on them end by themselves.
+        age = ("grpc.max_connection_age_ms", int(settings.max_stream_age * 1000))
+        server = grpc.aio.server(interceptors=interceptors, options=(*_GRPC_OPTIONS, age))
         tenants = settings.scope()
         leases = LeaseService(store, lambda _context: tenants)
         reports = ReportService(store, refusals, tenants)
@@ -179,6 +186,7 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
             refusals.run(),
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
+            sync.run(),
             lag.run(),
             collector.run(),
             meters.run(collector.collect),

@@ -115,6 +115,15 @@ class Settings(BaseSettings):
         60.0, ge=1, le=3_600, description="longest wait for a sidecar to acknowledge a snapshot chunk"
     )
     max_streams: int = Field(10_000, ge=1, description="sidecars connected at a time")
+    admission_rate: float = Field(200.0, gt=0, le=100_000, description="sidecars that may connect per second")
+    max_stream_age: Seconds = Field(
+        3_600.0, ge=1, le=604_800, description="after which a sidecar is sent to connect again, give or take a fifth"
+    )
+    max_transfers: int = Field(100, ge=1, le=10_000, description="sidecars that are sent a snapshot at a time")
+    version_window: int = Field(2, ge=0, le=100, description="minor versions a sidecar may be older or newer")
+    version_skew: Literal["refuse", "flag"] = Field(
+        "refuse", description="what is done about a sidecar outside of that: `refuse`, or `flag` it in the list only"
+    )
     imports_per_tenant: int = Field(2, ge=1, le=4, description="imports of one tenant at a time")
     import_records: int = Field(
         3_000_000,

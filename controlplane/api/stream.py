@@ -14,6 +14,7 @@ from enum import Enum
 
 from sidestep.v1 import admin_pb2, resources_pb2, sync_pb2
 
+from controlplane.api.admission import Slots
 from controlplane.api.wire import delimited
 from controlplane.changes import Changes, Frame, LaneKey, Updates
 from controlplane.errors import CompactedError, StalledError
@@ -90,6 +91,7 @@ class Stream:
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
+        slots: Slots,
         on_delta: Callable[[Lane], None] = lambda _: None,
         on_chunk: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -101,7 +103,14 @@ class Stream:
         self._signatures = signatures
         self._nonce = hello.nonce
         self._scopes_sent = 0
-        self._write = write
+        self._put = write
+        self._slots = slots
+        self._has_slot = False
+        self._task: asyncio.Task[None] | None = None
+        self._retiring = False
+        # Since when what is being written has not been taken; None: nothing is.
+        self._writing_since: float | None = None
+        self._bulk_sent_at = 0.0
         self._on_status = on_status
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
@@ -139,8 +148,26 @@ class Stream:
         self._failure = error
         self._wake.set()
 
+    def retire(self) -> None:
+        """Makes `run` return as soon as nothing is under way, so that the sidecar connects again, perhaps elsewhere."""
+        self._retiring = True
+        self._wake.set()
+
+    def check(self, now: float) -> None:
+        """Ends a stream whose sidecar takes nothing, or does not say that it applied what it was sent. `now`: the loop's time."""
+        if self._failure is not None:
+            return
+        if self._writing_since is not None and now - self._writing_since > self._ack_timeout_s:
+            self._failure = StalledError(f"nothing was read for {self._ack_timeout_s:g} s")
+            if self._task is not None:
+                # It hangs in a write that may never end.
+                self._task.cancel()
+        elif self._bulk_unacked is not None and now - self._bulk_sent_at > self._ack_timeout_s:
+            self.end(StalledError(f"a change was not acknowledged in {self._ack_timeout_s:g} s"))
+
     async def run(self) -> None:
-        """Sends. Raises StalledError if a chunk is not acknowledged in time, and what snapshots and the store raise."""
+        """Sends, until it may retire. Raises StalledError if the sidecar does not keep up, what snapshots and store raise."""
+        self._task = asyncio.current_task()
         try:
             with self._changes.subscribe(self._wake, self._scope) as updates:
                 updates.lanes.update(key for key in self._changes.heads if updates.covers(key[0]))
@@ -155,9 +182,16 @@ class Stream:
                     busy |= await self._send_snapshot()
                     busy |= await self._send_bulk()
                     if not busy:
+                        if self._retiring and self._transfer is None and self._bulk_unacked is None:
+                            return
                         await self._wake.wait()
+        except asyncio.CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
         finally:
             self._drop_transfer()
+            self._slots.leave(self._wake)
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -178,6 +212,8 @@ class Stream:
                 self._want(follower, "requested")
         elif kind == "ping":
             self._pings.append(request.ping.nonce)
+            if request.ping.HasField("clock_offset_ms"):
+                self.status.clock_offset_ms = request.ping.clock_offset_ms
         self._wake.set()
         if kind != "ping":
             # That it lives is written with the next renewal: pings alone would rewrite every row again and again.
@@ -303,6 +339,7 @@ class Stream:
             if frames and follower.phase is Phase.FOLLOWING:
                 follower.sent = frames[0].revision
                 self._bulk_unacked = (key, follower.sent)
+                self._bulk_sent_at = asyncio.get_running_loop().time()
                 # To the end of the row, so that every tenant gets its turn.
                 self._behind[Lane.BULK].pop(key, None)
                 self._behind[Lane.BULK][key] = follower
@@ -395,6 +432,12 @@ class Stream:
 
     async def _begin_transfer(self) -> bool:
         """Announces the next snapshot, urgent lanes first, and has it made ready."""
+        if not any(self._wanting.values()):
+            self._slots.leave(self._wake)
+            return False
+        if not self._slots.take(self._wake):
+            return False
+        self._has_slot = True
         for lane in Lane:
             for key, follower in self._wanting[lane].items():
                 del self._wanting[lane][key]
@@ -427,6 +470,14 @@ class Stream:
         if self._transfer is not None:
             self._transfer.end()
             self._transfer = None
+        if self._has_slot:
+            self._has_slot = False
+            self._slots.give()
+
+    async def _write(self, message: bytes) -> None:
+        self._writing_since = asyncio.get_running_loop().time()
+        await self._put(message)
+        self._writing_since = None
 
     async def _send(self, response: sync_pb2.SyncResponse) -> None:
         await self._write(response.SerializeToString())

@@ -6,18 +6,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
-from sidestep.v1 import sync_pb2
+from sidestep.v1 import admin_pb2, sync_pb2
 
+from controlplane.api.admission import Admission, Slots
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.standing import Sent, Standing, standing_of
 from controlplane.api.stream import Stream
+from controlplane.api.versions import Versions
 from controlplane.changes import Changes
-from controlplane.errors import DrainingError, OverloadedError, StalledError
-from controlplane.metrics.catalogue import ENDS, REFUSALS
+from controlplane.errors import DrainingError, RefusedError, StalledError
+from controlplane.metrics.catalogue import ENDS
 from controlplane.metrics.tally import Tally
 from controlplane.signing import Signatures
 from controlplane.snapshots import Snapshots
@@ -34,6 +37,9 @@ ADMITTED = "sidestep-admitted"
 """Initial metadata of a stream that was admitted."""
 _LANES = frozenset(int(lane) for lane in Lane)
 _HELLO_WITHIN_S = 10.0
+_CHECK_EVERY_S = 1.0
+# Streams that began together must not end together.
+_AGE_JITTER = 0.2
 _MAX_CURSORS = 20_000
 _MAX_TEXT_BYTES = 128
 
@@ -41,7 +47,9 @@ _MAX_TEXT_BYTES = 128
 class SyncService:
     """Serves the streams of one process. `scope_of` gives a connection's tenants (None: all) from its identity.
 
-    At most `max_streams` at a time; further ones are refused with RESOURCE_EXHAUSTED and a time to come back.
+    Whom `admission` turns away is refused with RESOURCE_EXHAUSTED and a time to come back; `versions` says whom to admit. At most
+    `max_transfers` streams are sent a snapshot at a time. A stream ends about `max_age_s` after it began, when nothing is under
+    way, so that sidecars spread over replicas that were added.
     """
 
     def __init__(
@@ -54,7 +62,10 @@ class SyncService:
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
-        max_streams: int,
+        admission: Admission,
+        versions: Versions,
+        max_transfers: int,
+        max_age_s: float,
     ) -> None:
         self._store = store
         self._changes = changes
@@ -63,14 +74,17 @@ class SyncService:
         self._signatures = signatures or Signatures()
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
-        self._max_streams = max_streams
-        self._open = 0
-        self._streams: set[Stream] = set()
+        self._admission = admission
+        self._versions = versions
+        self._slots = Slots(max_transfers)
+        self._max_age_s = max_age_s
+        # And when each is to end.
+        self._streams: dict[Stream, float] = {}
         # The stream that speaks for a sidecar: after a reconnect the old one may live on for a while.
         self._latest: dict[str, Stream] = {}
         self._draining = False
         self.admitted = 0
-        self.refused = Tally.of(REFUSALS)
+        self.refused = admission.refused
         self.ended = Tally.of(ENDS)
         self.sent = Sent()
 
@@ -96,11 +110,7 @@ class SyncService:
         if self._draining:
             self.refused.add("draining")
             raise DrainingError
-        if self._open >= self._max_streams:
-            self.refused.add("full")
-            raise OverloadedError("too many sidecars are connected", random.uniform(1.0, 5.0))  # noqa: S311
-        self._open += 1
-        try:
+        with self._admission.admit():
             # Only now may the sidecar speak: see SyncService in sync.proto.
             await context.send_initial_metadata(((ADMITTED, "true"),))
             try:
@@ -108,11 +118,39 @@ class SyncService:
             except InvalidInputError:
                 self.refused.add("hello")
                 raise
-            await self._serve(hello, context)
-        finally:
-            self._open -= 1
+            problem, found = self._versions.judge(hello.version)
+            if problem:
+                self._refuse(hello, problem, found)
+            await self._serve(hello, context, found)
 
-    async def _serve(self, hello: sync_pb2.Hello, context: Any) -> None:
+    async def run(self) -> None:
+        """Ends streams that stall or are old, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            now = loop.time()
+            for stream, retire_at in list(self._streams.items()):
+                stream.check(now)
+                if now >= retire_at:
+                    stream.retire()
+
+    def _refuse(self, hello: sync_pb2.Hello, problem: str, found: admin_pb2.VersionSkew) -> NoReturn:
+        """Refuses a version, and has the list of sidecars say so."""
+        self.refused.add("version")
+        if hello.sidecar not in self._latest:
+            status = admin_pb2.SidecarStatus(
+                sidecar=hello.sidecar,
+                instance=hello.instance,
+                version=hello.version,
+                cursors=hello.cursors,
+                refusal=problem,
+                version_skew=found,
+            )
+            status.seen_time.FromNanoseconds(time.time_ns())
+            self._store.record_sidecar(status)
+        raise RefusedError(problem)
+
+    async def _serve(self, hello: sync_pb2.Hello, context: Any, skew: admin_pb2.VersionSkew) -> None:
         name = hello.sidecar
 
         def on_status() -> None:
@@ -129,20 +167,25 @@ class SyncService:
             on_status,
             heartbeat_s=self._heartbeat_s,
             ack_timeout_s=self._ack_timeout_s,
+            slots=self._slots,
             on_delta=self._on_delta,
             on_chunk=self._on_chunk,
         )
-        self._streams.add(stream)
+        stream.status.version_skew = skew
+        age_s = self._max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311 - spreads load
+        self._streams[stream] = asyncio.get_running_loop().time() + age_s
         self.admitted += 1
         self._latest[name] = stream
         on_status()
         _LOG.info("sidecar %s connected", name)
-        tasks = {asyncio.create_task(stream.run()), asyncio.create_task(_receive(context, stream))}
+        sending = asyncio.create_task(stream.run())
+        tasks = {sending, asyncio.create_task(_receive(context, stream))}
         ended = "left"
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            ended = "aged" if sending in done else ended
         except StalledError:
             ended = "stalled"
             raise
@@ -156,7 +199,7 @@ class SyncService:
             self.ended.add(ended)
             for task in tasks:
                 task.cancel()
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             stream.status.connected = False
             on_status()
             if self._latest.get(name) is stream:

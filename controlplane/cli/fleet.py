@@ -175,7 +175,7 @@ def _print_sidecars(sidecars: Iterable[admin_pb2.SidecarStatus]) -> None:
     print_table(
         [
             ("SIDECAR", lambda status: status.sidecar),
-            ("VERSION", lambda status: status.version or "-"),
+            ("VERSION", _version),
             ("CONNECTED", lambda status: coloured("ACTIVE" if status.connected else "DISABLED")),
             ("SEEN", lambda status: instant(status.seen_time)),
             ("CLOCK", _clock),
@@ -185,6 +185,11 @@ def _print_sidecars(sidecars: Iterable[admin_pb2.SidecarStatus]) -> None:
         ],
         sidecars,
     )
+
+
+def _version(status: admin_pb2.SidecarStatus) -> str:
+    skew = " (outside)" if status.version_skew == admin_pb2.VERSION_SKEW_OUTSIDE else ""
+    return (status.version or "-") + skew
 
 
 def _clock(status: admin_pb2.SidecarStatus) -> str:

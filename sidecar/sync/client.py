@@ -31,6 +31,10 @@ _OPTIONS = (
     # Reconnecting is done here, with full jitter; a channel lives as long as its stream.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    # For a path that drops idle connections; our own pings find a dead one sooner. More often than the control plane takes
+    # (every 5 s) would be answered with ENHANCE_YOUR_CALM.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 

@@ -7,12 +7,22 @@ from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from sidestep.v1 import sync_pb2 as _sync_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class VersionSkew(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_SKEW_UNSPECIFIED: _ClassVar[VersionSkew]
+    VERSION_SKEW_OUTSIDE: _ClassVar[VersionSkew]
+    VERSION_SKEW_UNKNOWN: _ClassVar[VersionSkew]
+VERSION_SKEW_UNSPECIFIED: VersionSkew
+VERSION_SKEW_OUTSIDE: VersionSkew
+VERSION_SKEW_UNKNOWN: VersionSkew
 
 class PutResourceRequest(_message.Message):
     __slots__ = ("resource", "validate_only", "reason", "ticket")
@@ -251,7 +261,7 @@ class ListSidecarsResponse(_message.Message):
     def __init__(self, sidecars: _Optional[_Iterable[_Union[SidecarStatus, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SidecarStatus(_message.Message):
-    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "lags", "clock_offset_ms", "refusals")
+    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "lags", "clock_offset_ms", "refusals", "version_skew")
     SIDECAR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +273,7 @@ class SidecarStatus(_message.Message):
     LAGS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_SKEW_FIELD_NUMBER: _ClassVar[int]
     sidecar: str
     instance: str
     version: str
@@ -274,7 +285,8 @@ class SidecarStatus(_message.Message):
     lags: _containers.RepeatedCompositeFieldContainer[SidecarLag]
     clock_offset_ms: int
     refusals: _containers.RepeatedCompositeFieldContainer[LaneRefusal]
-    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., lags: _Optional[_Iterable[_Union[SidecarLag, _Mapping]]] = ..., clock_offset_ms: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[LaneRefusal, _Mapping]]] = ...) -> None: ...
+    version_skew: VersionSkew
+    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., lags: _Optional[_Iterable[_Union[SidecarLag, _Mapping]]] = ..., clock_offset_ms: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[LaneRefusal, _Mapping]]] = ..., version_skew: _Optional[_Union[VersionSkew, str]] = ...) -> None: ...
 
 class SidecarLag(_message.Message):
     __slots__ = ("tenant", "lane", "revisions", "age")
