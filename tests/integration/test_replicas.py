@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from sidestep.client import Basis, Client, Outcome
 from sidestep.v1 import admin_pb2, resources_pb2
@@ -17,6 +18,7 @@ from tests.chaos.pod import Plane, Pod
 from tests.fakes.balancer import Balancer
 from tests.fakes.stock import RECORDS, TENANT
 from tests.integration.test_budgets import question
+from tests.integration.test_restore import command
 from tests.processes import Program, until
 
 if TYPE_CHECKING:
@@ -134,3 +136,61 @@ def test_a_replica_refuses_a_database_that_was_not_migrated(postgres: Postgres, 
     finally:
         refused.end()
         postgres.drop(url)
+
+
+@pytest.mark.e2e
+def test_a_postgresql_that_was_set_back_is_a_new_epoch_that_sidecars_follow(
+    planes: tuple[Plane, Plane], postgres: Postgres, tmp_path: Path
+) -> None:
+    one, other = planes
+    url = one.settings["SIDESTEP_CP_DATABASE_URL"]
+    for resource in world.resources():
+        one.put(resource)
+    one.put(world.resource("grants/g1", GRANT))
+    with Pod(tmp_path / "pod" / "data", one.address) as pod, Client(pod.address) as client:
+        until(lambda: client.evaluate(**question(1)).basis is Basis.EXEMPTION_GRANT, "the grant")
+        postgres.dump(url, tmp_path / "dump")
+        one.put(world.resource("grants/g1", REVOKED))
+        until(lambda: client.evaluate(**question(1)).outcome is Outcome.STEP_UP, "the revocation")
+        before = other.heads(TENANT)[TENANT, 1]
+        one.kill()
+        other.kill()
+        postgres.restore(url, tmp_path / "dump")
+        raised = command(url, "raise-epoch")
+        assert "WARNING: everything written after the backup was made is undone" in raised.stdout
+        one.start()
+        other.start()
+        after = other.heads(TENANT)[TENANT, 1]
+        assert (after[0] > before[0], after[1] < before[1]) == (True, True)
+        until(lambda: client.evaluate(**question(1)).basis is Basis.EXEMPTION_GRANT, "the restored data")
+        other.put(world.resource("grants/g1", REVOKED))
+        until(lambda: client.evaluate(**question(1)).outcome is Outcome.STEP_UP, "the revocation again")
+
+
+def test_while_postgresql_is_gone_nothing_is_confirmed_and_afterwards_all_goes_on(
+    planes: tuple[Plane, Plane], postgres: Postgres, tmp_path: Path
+) -> None:
+    one, other = planes
+    for resource in world.resources():
+        one.put(resource)
+    one.put(world.resource("grants/g1", GRANT))
+    pod_settings = {"SIDESTEP_SOFT_STALE": "4s"}
+    with Pod(tmp_path / "pod" / "data", other.address, **pod_settings) as pod, Client(pod.address) as client:
+
+        def basis() -> Basis:
+            return client.evaluate(**question(1)).basis
+
+        until(lambda: basis() is Basis.EXEMPTION_GRANT, "the grant")
+        postgres.stop()
+        try:
+            request = admin_pb2.GetRevisionsRequest(parent=f"tenants/{TENANT}")
+            with pytest.raises(grpc.RpcError) as error:
+                one.admin.GetRevisions(request, timeout=20)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            # The stream is open, and still the data ages: no exemption by what may be outdated.
+            until(lambda: basis() is not Basis.EXEMPTION_GRANT, "the data to grow stale")
+        finally:
+            postgres.start()
+        until(lambda: basis() is Basis.EXEMPTION_GRANT, "the data to be confirmed again")
+        one.put(world.resource("grants/g1", REVOKED))
+        until(lambda: client.evaluate(**question(1)).outcome is Outcome.STEP_UP, "the revocation")
