@@ -46,8 +46,12 @@ from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.counters import Counters
 from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
+from controlplane.identity.certificates import ServerCertificates
+from controlplane.identity.mapping import SETTING as MAPPING_SETTING
+from controlplane.identity.sidecars import Identities, Sidecars
 from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
@@ -58,6 +62,7 @@ from controlplane.threat.fleet import FleetLimits
 from controlplane.threat.watch import Watch
 from engine import logs
 from engine.errors import SidestepError
+from engine.keptfiles import KeptFilesError
 from engine.tokenfiles import TokenFilesError
 
 _LOG = logging.getLogger(__name__)
@@ -76,6 +81,8 @@ _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Who opens a connection and says nothing keeps it no longer than this.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Above its default of 1,000 grpcio ends waiting calls at random with CANCELLED, which a herd of reconnecting sidecars would
     # reach; admission is SyncService's to refuse, with a time to come back.
     ("grpc.server.max_pending_requests", 20_000),
@@ -90,10 +97,12 @@ _GRPC_OPTIONS = (
 
 
 class Serving(NamedTuple):
-    """Where a running control plane can be reached."""
+    """Where a running control plane can be reached. `admin`: without a client certificate; empty: nowhere."""
 
     grpc: str
     http: str
+    admin: str
+    counters: Counters
 
 
 @asynccontextmanager
@@ -102,6 +111,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
 
     Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
     """
+    counters = Counters()
+    certificates = _read_certificates(settings)
+    identities = _read_identities(settings, certificates)
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.database_url)
         stack.push_async_callback(store.close)
@@ -120,12 +132,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             sidecars_s=settings.sidecar_retention,
             journals_s=settings.journal_retention,
         )
-        scope = settings.scope()
+        sidecars = Sidecars(store, identities, settings.scope(), counters)
         sync = SyncService(
             store,
             changes,
             snapshots,
-            scope_of=lambda _context: scope,
+            sidecars,
+            counters,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
             max_streams=settings.max_streams,
@@ -136,18 +149,17 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         status = Health(
             _SERVICES,
             {"database": changes.is_current},
-            operators.describe
-            if operators is not None
-            else lambda: {"operators": "development mode: anyone may administer"},
+            lambda: {**_describe_operators(operators), **identities.describe()},
         )
         identity = IdentityInterceptor(operators, refusals)
-        server = _build_server(settings, store, sync, status, identity, refusals)
-        grpc_address = _listen_grpc(server, settings)
+        server = _build_server(settings, store, sync, status, identity, refusals, sidecars)
+        grpc_address = _listen_grpc(server, "listen", settings, certificates, counters)
+        admin_address = _listen_grpc(server, "admin_listen", settings, certificates, counters)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
+        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window, authenticated=sidecars.authenticated)
         watch = Watch(store, limits, settings.review_interval)
         works = [
             retention.run(),
@@ -155,13 +167,16 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             refusals.run(),
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
+            sync.follow(identities),
         ]
+        if certificates is not None:
+            works.append(certificates.follow())
         if operators is not None:
             works.append(operators.follow())
         for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
-            yield Serving(grpc_address, http_address)
+            yield Serving(grpc_address, http_address, admin_address, counters)
         finally:
             await status.drain()
             sync.drain()
@@ -194,7 +209,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with control_plane(settings) as serving:
         # Whoever started this program waits for this line.
-        sys.stdout.write(f"ready grpc={serving.grpc} http={serving.http}\n")
+        addresses = ",".join(filter(None, (serving.grpc, serving.admin)))
+        sys.stdout.write(f"ready grpc={addresses} http={serving.http}\n")
         sys.stdout.flush()
         await stopping.wait()
         _LOG.info("stopping")
@@ -215,6 +231,32 @@ def _read_operators(settings: Settings) -> Operators | None:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
 
 
+def _describe_operators(operators: Operators | None) -> dict[str, object]:
+    if operators is None:
+        return {"operators": "development mode: anyone may administer"}
+    return operators.describe()
+
+
+def _read_certificates(settings: Settings) -> ServerCertificates | None:
+    if not settings.tls_cert:
+        return None
+    try:
+        return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except KeptFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _read_identities(settings: Settings, certificates: ServerCertificates | None) -> Identities:
+    if not settings.sidecars and settings.tls_cert:
+        _LOG.warning("%s is not set: whoever connects may follow as a sidecar", MAPPING_SETTING)
+    try:
+        return Identities(
+            settings.sidecars, settings.revoked, list if certificates is None else certificates.authorities
+        )
+    except TokenFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
 def _build_server(
     settings: Settings,
     store: Store,
@@ -222,6 +264,7 @@ def _build_server(
     status: Health,
     identity: IdentityInterceptor,
     refusals: Refusals,
+    sidecars: Sidecars,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
     access = AccessService(store, Reviewer(store, store.usage.last_used))
@@ -229,13 +272,12 @@ def _build_server(
     writer = Writer(store)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
-    reports = ReportService(store, refusals, settings.scope())
+    reports = ReportService(store, refusals, sidecars)
     report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
-    tenants = settings.scope()
-    leases = LeaseService(store, lambda _context: tenants)
+    leases = LeaseService(store, sidecars)
     lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
@@ -245,12 +287,26 @@ def _build_server(
     return server
 
 
-def _listen_grpc(server: grpc.aio.Server, settings: Settings) -> str:
-    host = settings.listen.rpartition(":")[0]
+def _listen_grpc(
+    server: grpc.aio.Server,
+    field: str,
+    settings: Settings,
+    certificates: ServerCertificates | None,
+    counters: Counters,
+) -> str:
+    address = str(getattr(settings, field))
+    if not address:
+        return ""
+    host = address.rpartition(":")[0]
     try:
-        return f"{host}:{server.add_insecure_port(settings.listen)}"
+        if certificates is None:
+            return f"{host}:{server.add_insecure_port(address)}"
+        # gRPC demands a client certificate of everybody or of nobody; so those who have none get an address of their own.
+        require = field == "listen" and bool(settings.tls_client_ca)
+        credentials = certificates.credentials(counters.handshake, require_client=require)
+        return f"{host}:{server.add_secure_port(address, credentials)}"
     except RuntimeError:
-        raise SettingsError(f"{setting_name('listen')}: cannot listen on {settings.listen}") from None
+        raise SettingsError(f"{setting_name(field)}: cannot listen on {address}") from None
 
 
 async def _listen_http(status: Health, settings: Settings) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import grpc
 from sidestep.v1 import sync_pb2
@@ -15,15 +15,15 @@ from sidestep.v1 import sync_pb2
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.stream import Stream
 from controlplane.changes import Changes
-from controlplane.errors import DrainingError, OverloadedError
+from controlplane.counters import Counters, Refused
+from controlplane.errors import DrainingError, IdentityError, OverloadedError, ScopeChangedError
+from controlplane.identity.sidecars import LOOK_EVERY_S, Caller, Identities, Sidecars
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from engine.errors import InvalidInputError
 from engine.names import Lane
 
 _LOG = logging.getLogger(__name__)
-
-ScopeOf = Callable[[Any], frozenset[str] | None]
 
 _SERVICE = "sidestep.v1.SyncService"
 ADMITTED = "sidestep-admitted"
@@ -32,12 +32,22 @@ _LANES = frozenset(int(lane) for lane in Lane)
 _HELLO_WITHIN_S = 10.0
 _MAX_CURSORS = 20_000
 _MAX_TEXT_BYTES = 128
+# Over so long streams are ended whose tenants have changed, so that they do not all come back at once.
+_SPREAD_S = 3.0
+
+
+class _Following(NamedTuple):
+    """A stream's sidecar, and what ends the stream when an error is set."""
+
+    caller: Caller
+    ended: asyncio.Future[None]
 
 
 class SyncService:
-    """Serves the streams of one process. `scope_of` gives a connection's tenants (None: all) from its identity.
+    """Serves the streams of one process. `sidecars` gives a connection's tenants from its identity.
 
-    At most `max_streams` at a time; further ones are refused with RESOURCE_EXHAUSTED and a time to come back.
+    At most `max_streams` at a time; further ones are refused with RESOURCE_EXHAUSTED and a time to come back, unless
+    there are some that have not said Hello: the oldest of these makes room.
     """
 
     def __init__(
@@ -45,7 +55,8 @@ class SyncService:
         store: Store,
         changes: Changes,
         snapshots: Snapshots,
-        scope_of: ScopeOf,
+        sidecars: Sidecars,
+        counters: Counters,
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
@@ -54,12 +65,15 @@ class SyncService:
         self._store = store
         self._changes = changes
         self._snapshots = snapshots
-        self._scope_of = scope_of
+        self._sidecars = sidecars
+        self._counters = counters
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
         self._max_streams = max_streams
         self._open = 0
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, _Following] = {}
+        # Until when streams may say Hello, in the order in which they came.
+        self._silent: dict[asyncio.Timeout, None] = {}
         # The stream that speaks for a sidecar: after a reconnect the old one may live on for a while.
         self._latest: dict[str, Stream] = {}
         self._draining = False
@@ -81,18 +95,70 @@ class SyncService:
         """One stream; ends with the client's half-close, or an error."""
         if self._draining:
             raise DrainingError
-        if self._open >= self._max_streams:
+        caller = self._sidecars.identify(context)
+        if self._open >= self._max_streams and not self._make_room():
+            self._counters.refuse(Refused.OVERLOADED)
             raise OverloadedError("too many sidecars are connected", random.uniform(1.0, 5.0))  # noqa: S311
         self._open += 1
         try:
             # Only now may the sidecar speak: see SyncService in sync.proto.
             await context.send_initial_metadata(((ADMITTED, "true"),))
-            hello = await _read_hello(context)
-            await self._serve(hello, context)
+            hello = await self._hello(context)
+            caller = await self._sidecars.admit(context, hello.sidecar)
+            await self._serve(hello, caller, context)
         finally:
             self._open -= 1
 
-    async def _serve(self, hello: sync_pb2.Hello, context: Any) -> None:
+    async def follow(self, identities: Identities) -> None:
+        """Ends streams whose certificate no longer holds, or whose tenants have changed, until cancelled."""
+        generation = identities.generation
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await identities.look()
+            changed, generation = identities.generation != generation, identities.generation
+            now = time.time()
+            for following in tuple(self._streams.values()):
+                certificate = following.caller.certificate
+                if (
+                    certificate is not None
+                    and (changed or certificate.expires_at <= now)
+                    and not following.ended.done()
+                ):
+                    self._judge(following)
+
+    def _judge(self, following: _Following) -> None:
+        assert following.caller.certificate is not None
+        try:
+            scope = self._sidecars.judge(following.caller.certificate).scope
+        except IdentityError as error:
+            self._counters.end(error.why)
+            _end(following.ended, error)
+            return
+        if scope != following.caller.scope:
+            pause_s = random.uniform(0.0, _SPREAD_S)  # noqa: S311
+            asyncio.get_running_loop().call_later(pause_s, _end, following.ended, ScopeChangedError())
+
+    def _make_room(self) -> bool:
+        """Gives up the stream that has been silent for longest."""
+        for silent in self._silent:
+            silent.reschedule(asyncio.get_running_loop().time())
+            del self._silent[silent]
+            return True
+        return False
+
+    async def _hello(self, context: Any) -> sync_pb2.Hello:
+        try:
+            async with asyncio.timeout(_HELLO_WITHIN_S) as patience:
+                self._silent[patience] = None
+                request = await context.read()
+        except TimeoutError:
+            self._counters.refuse(Refused.NO_HELLO)
+            raise InvalidInputError("hello", f"expected within {_HELLO_WITHIN_S:g} s") from None
+        finally:
+            self._silent.pop(patience, None)
+        return check_hello(request)
+
+    async def _serve(self, hello: sync_pb2.Hello, caller: Caller, context: Any) -> None:
         name = hello.sidecar
 
         def on_status() -> None:
@@ -101,7 +167,7 @@ class SyncService:
 
         stream = Stream(
             hello,
-            self._scope_of(context),
+            caller.scope,
             self._changes,
             self._snapshots,
             context.write,
@@ -109,19 +175,23 @@ class SyncService:
             heartbeat_s=self._heartbeat_s,
             ack_timeout_s=self._ack_timeout_s,
         )
-        self._streams.add(stream)
+        stream.status.identity = caller.identity
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._streams[stream] = _Following(caller, ended)
         self._latest[name] = stream
         on_status()
         _LOG.info("sidecar %s connected", name)
         tasks = {asyncio.create_task(stream.run()), asyncio.create_task(_receive(context, stream))}
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # `ended` also ends a stream that hangs because nobody reads it.
+            done, _ = await asyncio.wait({*tasks, ended}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
+            ended.cancel()
             for task in tasks:
                 task.cancel()
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             stream.status.connected = False
             on_status()
             if self._latest.get(name) is stream:
@@ -130,17 +200,18 @@ class SyncService:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _end(ended: asyncio.Future[None], error: Exception) -> None:
+    if not ended.done():
+        ended.set_exception(error)
+
+
 async def _receive(context: Any, stream: Stream) -> None:
     while (request := await context.read()) is not grpc.aio.EOF:
         stream.receive(request)
 
 
-async def _read_hello(context: Any) -> sync_pb2.Hello:
-    try:
-        async with asyncio.timeout(_HELLO_WITHIN_S):
-            request = await context.read()
-    except TimeoutError:
-        raise InvalidInputError("hello", f"expected within {_HELLO_WITHIN_S:g} s") from None
+def check_hello(request: Any) -> sync_pb2.Hello:
+    """The first message of a stream. Raises InvalidInputError naming the field unless it is a Hello."""
     if request is grpc.aio.EOF or request.WhichOneof("message") != "hello":
         raise InvalidInputError("hello", "must be the first message")
     hello: sync_pb2.Hello = request.hello

@@ -106,6 +106,14 @@ class BudgetTable:
         )
         return conflicts
 
+    async def sidecar_of(self, tenant: str, holder: str) -> str | None:
+        """The sidecar that last spoke for a holder; None: no such holder."""
+        table = BUDGET_HOLDERS.c
+        query = select(table.sidecar).where(table.tenant == tenant, table.holder == holder)
+        with translated_errors():
+            async with self._engine.connect() as conn:
+                return (await conn.execute(query)).scalar()
+
     async def settle(self, tenant: str, settlements: Sequence[Settling]) -> list[Settled]:
         """Completes spends; durable when it returns."""
         results: list[Settled] = await self._call(

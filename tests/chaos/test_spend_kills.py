@@ -19,6 +19,7 @@ from sidecar.journal.cursor import CursorFile, save_cursor
 from sidecar.lease.holders import HolderFiles
 from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.upward import Upward
+from sidecar.upstream import Upstream
 from tests.fakes.journal import read_journal
 from tests.fakes.leases import LeaseDesk
 from tests.fakes.shipping import Bench
@@ -93,7 +94,7 @@ def close_dead_holders(data: Path, desk: LeaseDesk) -> None:
 
     async def close() -> None:
         bench = Bench.of(data)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         closer = HolderCloser(bench.shipper(None), data / "leases", Clock().boot_id(), upward)
         await closer.step()
         await upward.close()

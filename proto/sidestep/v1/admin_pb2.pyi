@@ -244,7 +244,7 @@ class ListSidecarsResponse(_message.Message):
     def __init__(self, sidecars: _Optional[_Iterable[_Union[SidecarStatus, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SidecarStatus(_message.Message):
-    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal")
+    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "identity")
     SIDECAR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,7 @@ class SidecarStatus(_message.Message):
     SEEN_TIME_FIELD_NUMBER: _ClassVar[int]
     CURSORS_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     sidecar: str
     instance: str
     version: str
@@ -261,7 +262,8 @@ class SidecarStatus(_message.Message):
     seen_time: _timestamp_pb2.Timestamp
     cursors: _containers.RepeatedCompositeFieldContainer[_sync_pb2.Cursor]
     refusal: str
-    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+    identity: str
+    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class ListJournalChainsRequest(_message.Message):
     __slots__ = ("sidecar", "page_size", "page_token")
