@@ -202,7 +202,7 @@ async def test_what_became_of_requests_that_a_worker_died_over_is_told_at_once(b
             for _ in range(3):
                 await shipper.step()
             assert not [name for name in bench.files() if name.endswith(".seg")]
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         desk.down = True  # it does not take the control plane
         await HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward, reservations).step()
         for key, decision_id in zip(KEYS[:2], decision_ids, strict=False):
@@ -230,7 +230,7 @@ async def test_requests_of_which_the_journal_cannot_tell_stay_as_they_are(bench:
         later = bench.shipper(None)
         for chain in later._backlog.recent._chains.values():
             chain.since_ms += 120_000
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         await HolderCloser(later, bench.journal.parent / "leases", BOOT, upward, reservations).step()
         for key in KEYS:
             assert (found := reservations.repeat(key, 2.0)) is not None
