@@ -73,6 +73,9 @@ GUARDS = (
 )
 """Label values; the index is the guard's word. Those of `engine.policy.guards`, which a test holds against these."""
 
+LOCAL_STORES = ("reservations", "authentications", "checks")
+"""Label values: what a worker keeps in the pod's own store."""
+
 LIMITED = ("subject", "device", "caller")
 LIMIT_EFFECTS = ("no_exemption", "refused")
 """Label values."""
@@ -151,6 +154,9 @@ class WorkerWord(IntEnum):
     CALLERS_UNUSABLE = 95
     # Times that began, or went on for another reason.
     CALLERS_FAILURES = 96
+    # 1 while the worker cannot use that part of the pod's own store, in the order of `LOCAL_STORES`; and times it could not.
+    LOCAL_UNUSABLE = 120
+    LOCAL_FAILURES = 124
     # New findings, by guard in the order of `GUARDS`.
     GUARD_FINDINGS = 200
     # Requests over a rate limit: by what it counts and what became of them, in the order of `LIMITED` and `LIMIT_EFFECTS`.

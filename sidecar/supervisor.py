@@ -34,7 +34,7 @@ from sidecar.child import HANG_S, Child
 from sidecar.health import HealthServer, Probe
 from sidecar.metrics.collect import collect
 from sidecar.metrics.text import negotiate, render
-from sidecar.page import EXPORT_STATES, AgentWord, Page, State, WorkerWord, boottime_ms
+from sidecar.page import EXPORT_STATES, LOCAL_STORES, AgentWord, Page, State, WorkerWord, boottime_ms
 from sidecar.store.generation import DataDir, mark_suspect
 
 EXIT_SETTINGS = 2
@@ -229,7 +229,17 @@ class Supervisor:
             "processes": {child.name: child.state.name.lower() for child in (self.agent, *self.workers)},
             "sync_connected": bool(self._page.agent.get(AgentWord.SYNC_CONNECTED)),
             "journal": self._journal(),
+            "local_unusable": self._local_unusable(),
         } | self._callers()
+
+    def _local_unusable(self) -> list[str]:
+        """Parts of the pod's own store that some worker cannot use."""
+        workers = [self._page.worker(index) for index in range(self._page.workers)]
+        return [
+            part
+            for at, part in enumerate(LOCAL_STORES)
+            if any(worker.get(WorkerWord.LOCAL_UNUSABLE, at) for worker in workers)
+        ]
 
     def _callers(self) -> dict[str, object]:
         if not self._settings.callers:

@@ -15,6 +15,8 @@ from sidestep.v1 import lease_pb2_grpc, resources_pb2
 
 from controlplane.api.sidecars import check_sidecar
 from controlplane.identity.sidecars import Sidecars
+from controlplane.metrics.catalogue import LEASES
+from controlplane.metrics.tally import Tally
 from controlplane.store import Store
 from engine.books import Settled, Settling
 from engine.errors import InvalidInputError
@@ -34,6 +36,12 @@ _RESULTS = {
     Settled.SETTLED: pb.SETTLE_RESULT_SETTLED,
     Settled.SETTLED_OTHERWISE: pb.SETTLE_RESULT_SETTLED_OTHERWISE,
 }
+_RESULT_NAMES = {
+    pb.LEASE_REFUSAL_UNSPECIFIED: "granted",
+    pb.LEASE_REFUSAL_EXHAUSTED: "exhausted",
+    pb.LEASE_REFUSAL_NO_BUDGET: "no_budget",
+    pb.LEASE_REFUSAL_CURRENCY: "currency",
+}
 _SETTLEMENTS = {pb.SETTLEMENT_EXECUTED: True, pb.SETTLEMENT_CANCELLED: False}
 
 _LOG = logging.getLogger(__name__)
@@ -47,13 +55,17 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._sidecars = sidecars
         # By tenant and holder, once the database knows it: whose a holder is never changes.
         self._holders: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self.results = Tally.of(LEASES)
 
     async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
         """Takes totals over and grants asks."""
         message = read_lease(request)
         await self._admit(request, context)
         answer = await self._store.budgets.lease(request.tenant, request.sidecar, message)
-        return pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        response = pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        for line in response.slices:
+            self.results.add(_RESULT_NAMES[line.refusal])
+        return response
 
     async def CloseHolder(self, request: pb.CloseHolderRequest, context: Any) -> pb.CloseHolderResponse:
         """Ends a holder by its exact totals."""

@@ -14,6 +14,8 @@ from controlplane.api.refusals import Refusals
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.usage import check_usage, tenants_of
 from controlplane.identity.sidecars import Sidecars
+from controlplane.metrics.catalogue import AUTHENTICATIONS
+from controlplane.metrics.tally import Tally
 from controlplane.proofs import MAX_TOKEN_BYTES
 from controlplane.store import Store
 from engine.errors import InvalidInputError
@@ -38,6 +40,7 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
         self._store = store
         self._refusals = refusals
         self._sidecars = sidecars
+        self.results = Tally.of(AUTHENTICATIONS)
 
     async def ReportJournal(
         self, request: report_pb2.ReportJournalRequest, context: Any
@@ -90,10 +93,12 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
                 problem=receipt.problem,
                 device_updated=receipt.device_updated,
             )
+            self.results.add("refused" if receipt.problem else "recorded")
             if receipt.problem:
                 _LOG.warning("sidecar %s: a reported authentication was refused: %s", request.sidecar, receipt.problem)
         for refused in request.refusals:
             await reporting.refuse(refused)
+            self.results.add("refused")
         return response
 
 

@@ -55,8 +55,11 @@ class Writer:
         # Two new keys put at once would each be invisible to the other's check.
         self._putting_key = asyncio.Lock()
 
-    async def put(self, resource: pb.Resource, note: Note | None, approved: Approved | None = None) -> Written:
-        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked.
+    async def put(
+        self, resource: pb.Resource, note: Note | None, approved: Approved | None = None, *, actor: str = ANONYMOUS
+    ) -> Written:
+        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked, as if
+        `actor` put it.
 
         Raises InvalidInputError, ConflictError, RefusedError for a guarded change that is not approved.
         """
@@ -65,7 +68,7 @@ class Writer:
         async with AsyncExitStack() as stack:
             if checked.name.collection is Collection.KEYS:
                 await stack.enter_async_context(self._putting_key)
-            written = await self._put(checked, note, approved)
+            written = await self._put(checked, note, approved, actor if note is None else note.actor.name)
         return written._replace(warnings=[*warnings, *written.warnings])
 
     async def delete(self, name: Name, note: Note | None, approved: Approved | None = None) -> Written:
@@ -84,14 +87,13 @@ class Writer:
                 return Written(None, True, [], head, stored, rules)
         raise AssertionError("unreachable")
 
-    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None) -> Written:
+    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None, actor: str) -> Written:
         """Reads, completes and writes one record; again, a few times, if someone else wrote it in between."""
         name = checked.name
         key = (name.collection, name.id)
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(name.tenant, *key)
             expect = await check_links(self._store, checked)
-            actor = ANONYMOUS if note is None else note.actor.name
             completed = complete(checked, stored, time.time(), links=expect, actor=actor)
             record, changed, warnings = completed
             rules = await self._rules(name, stored, record, note, approved) if changed else []

@@ -118,6 +118,22 @@ class ProposalTable:
                 await _end(conn, tenant, proposal_id, proposal)
                 await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), time.time())
 
+    async def expire(self, now: float) -> None:
+        """Ends, in all tenants, what nobody decided about in time, so that no secret stays that was proposed.
+
+        No entry of the audit log tells of it: it has been over since its time came.
+        """
+        due = select(PROPOSALS.c.tenant, PROPOSALS.c.id, PROPOSALS.c.proposal).where(
+            PROPOSALS.c.pending, PROPOSALS.c.expires_at <= now
+        )
+        with translated_errors():
+            async with self._writing, self._writer.begin() as conn:
+                for tenant, proposal_id, value in (await conn.execute(due)).all():
+                    proposal = audit_pb2.Proposal.FromString(value)
+                    proposal.state = audit_pb2.PROPOSAL_STATE_EXPIRED
+                    forget_secret(proposal)
+                    await _end(conn, tenant, proposal_id, proposal)
+
     def closing(
         self, tenant: str, proposal_id: str, finished: Callable[[Committed], audit_pb2.Proposal]
     ) -> Callable[[AsyncConnection, Committed], Awaitable[None]]:
@@ -127,6 +143,12 @@ class ProposalTable:
             await _end(conn, tenant, proposal_id, finished(committed))
 
         return also
+
+
+def forget_secret(proposal: audit_pb2.Proposal) -> None:
+    """Takes the secret out of what a proposal puts: once it is ended it is not needed there."""
+    if proposal.put.HasField("key"):
+        proposal.put.key.ClearField("secret")
 
 
 async def _end(conn: AsyncConnection, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal) -> None:

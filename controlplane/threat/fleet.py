@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from sidestep.v1 import resources_pb2 as pb
@@ -23,7 +24,8 @@ from controlplane.errors import ConflictError
 from controlplane.identity.sidecars import WITNESS
 from controlplane.store import Store, Write
 from controlplane.store.usage import Shared
-from engine.names import Collection, make_name
+from engine.errors import InvalidInputError
+from engine.names import Collection, check_id, check_tenant, make_name
 from engine.sketch import union
 
 GUARD: Final = "shared-fingerprint"
@@ -165,9 +167,33 @@ async def _change(store: Store, tenant: str, subject: str, change: Callable[[pb.
     return False
 
 
-async def settle_devices(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
+def parse_finding(name: str, field: str) -> tuple[str, str]:
+    """Tenant and id of a finding's name. Raises InvalidInputError."""
+    parts = name.split("/")
+    if len(parts) != 4 or (parts[0], parts[2]) != ("tenants", "findings"):
+        raise InvalidInputError(field, "is not of the form tenants/{tenant}/findings/{finding}")
+    return check_tenant(parts[1], field), check_id(parts[3], field)
+
+
+def digest_of_finding(finding: usage_pb2.FleetFinding) -> bytes:
+    """SHA-256 of what somebody who dismisses an open finding has to have seen: since when, and which devices."""
+    seen = usage_pb2.FleetFinding(first_time=finding.first_time, devices=finding.devices)
+    return sha256(seen.SerializeToString(deterministic=True)).digest()
+
+
+async def settle(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
     """What a person decided on a finding: quarantines its devices for their subjects, or takes back what was done of itself.
-    Returns how many devices changed. Raises StoreError."""
+    A repetition of what failed half-way does the rest. Returns how many devices changed. Raises StoreError."""
+    changed = await _settle_devices(store, tenant, finding, note, apply=apply)
+    finding.state = usage_pb2.FINDING_STATE_APPLIED if apply else usage_pb2.FINDING_STATE_DISMISSED
+    finding.actor, finding.reason = note.actor.name, note.reason
+    await store.findings.put(tenant, finding.name.rpartition("/")[2], finding)
+    return changed
+
+
+async def _settle_devices(
+    store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool
+) -> int:
     changed = 0
     for pair in finding.devices:
         if apply:

@@ -37,7 +37,7 @@ from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.local.store import LocalStore, LocalStoreError
-from sidecar.page import State, WorkerSlot
+from sidecar.page import State, WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
 from sidecar.upstream import open_upstream
 from sidecar.usage.checks import Checks, ChecksError
@@ -76,6 +76,9 @@ def run(
     reservations = _reservations(config, clock)
     checks = _checks(config, clock)
     local = _local_store(config)
+    for at, part in enumerate((reservations, local, checks)):  # in the order of LOCAL_STORES
+        page.set(WorkerWord.LOCAL_UNUSABLE, int(part is None), at)
+        page.add(WorkerWord.LOCAL_FAILURES, int(part is None), at)
     reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
     reporter = AuthenticationReporter(local, reader, clock, config.tenant)
     others = (
@@ -109,7 +112,7 @@ def run(
     if guards is None:
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
-    budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
+    budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock, page)
     usage = Collector(
         config.usage_dir,
         journal.chain,

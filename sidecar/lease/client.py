@@ -50,8 +50,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """`directory`: of the holder files. `chain`: the journal chain that holds this worker's spends. `boot`: see Clock.boot_id.
-    `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`:
-    when what nobody uses is given back. `heard_s`: how long it is believed that nothing is left."""
+    `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`: when what nobody uses is given
+    back; `warm_s`: when the next use of what was used repeatedly is. `heard_s`: how long it is believed that nothing is left."""
 
     directory: Path
     chain: str
@@ -61,6 +61,7 @@ class LeaseSettings:
     report_s: float = 1.0
     idle_s: float = 2.0
     heard_s: float = 1.0
+    warm_s: float = 5.0
     metadata: Sequence[tuple[str, str]] = ()
 
 
@@ -121,7 +122,7 @@ class LeaseClient:
         settings = self._settings
         if now >= self._tidy_at:
             self._tidy_at = now + min(_TIDY_S, settings.idle_s)
-            self.leases.tidy(settings.idle_s, settings.heard_s)
+            self.leases.tidy(settings.idle_s, settings.heard_s, settings.warm_s)
         book = self.leases.book
         if now < self._ask_at:
             return

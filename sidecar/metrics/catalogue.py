@@ -10,7 +10,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.page import BASES, ERRORS, EXPORT_STATES, GUARDS, LIMIT_EFFECTS, LIMITED, MAX_WORKERS, OUTCOMES, State
+from sidecar.page import (
+    BASES,
+    ERRORS,
+    EXPORT_STATES,
+    GUARDS,
+    LIMIT_EFFECTS,
+    LIMITED,
+    LOCAL_STORES,
+    MAX_WORKERS,
+    OUTCOMES,
+    State,
+)
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 
@@ -97,6 +108,21 @@ CALLERS_UNUSABLE = Metric(
 )
 CALLERS_FAILURES = Metric(
     "sidestep.callers.failures", Kind.COUNTER, "{failure}", "Times the callers or their tokens could not be used."
+)
+
+LOCAL_UNUSABLE = Metric(
+    "sidestep.local.unusable",
+    Kind.GAUGE,
+    "{worker}",
+    "Workers that cannot use a part of the pod's own store. Without reservations no grant with a budget applies.",
+    (Label("part", LOCAL_STORES),),
+)
+LOCAL_FAILURES = Metric(
+    "sidestep.local.failures",
+    Kind.COUNTER,
+    "{failure}",
+    "Times a part of the pod's own store could not be used.",
+    (Label("part", LOCAL_STORES),),
 )
 
 DATA_AGE = Metric(

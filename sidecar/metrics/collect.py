@@ -17,6 +17,7 @@ from sidecar.page import (
     LATENCY_BOUNDS_S,
     LIMIT_EFFECTS,
     LIMITED,
+    LOCAL_STORES,
     OUTCOMES,
     UNKNOWN,
     AgentSlot,
@@ -117,6 +118,11 @@ def collect(page: Page) -> list[Sample]:
         for row, limit in enumerate(LIMITED)
         for column, effect in enumerate(LIMIT_EFFECTS)
     )
+    for metric, word in (
+        (catalogue.LOCAL_UNUSABLE, WorkerWord.LOCAL_UNUSABLE),
+        (catalogue.LOCAL_FAILURES, WorkerWord.LOCAL_FAILURES),
+    ):
+        found[metric] = tuple(Point((part,), _total(workers, word, at)) for at, part in enumerate(LOCAL_STORES))
     known = (worker.get(WorkerWord.CALLERS) for worker in _living(workers))
     found[catalogue.CALLERS] = (Point((), min(known, default=0)),)
     found[catalogue.DATA_AGE] = (Point((), _age_s(workers)),)

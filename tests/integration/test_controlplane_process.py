@@ -29,7 +29,11 @@ from engine.digest import EMPTY, Digest
 
 PROGRAM = Path(sys.executable).with_name("sidestep-controlplane")
 WITHIN_S = 15.0
-DEVELOPMENT = {"operators": "development mode: anyone may administer", "sidecars": "not authenticated"}
+DEVELOPMENT = {
+    "operators": "development mode: anyone may administer",
+    "approvals": "by asserted names: that the second person is another one is only said",
+    "sidecars": "not authenticated",
+}
 
 
 class Program:

@@ -78,7 +78,7 @@ class Rig:
             )
             self.leases.start()
             self.reservations = reservations or Reservations(leases_dir, boot)
-            budgets = Budgets(self.leases.leases, self.reservations, clock)
+            budgets = Budgets(self.leases.leases, self.reservations, clock, self.slot)
         self.servicer = DecisionServicer(
             GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure, budgets=budgets
         )
