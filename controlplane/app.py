@@ -25,6 +25,7 @@ from sidestep.v1 import (
 )
 
 from controlplane.api.admin import AdminService
+from controlplane.api.admission import Admission
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
@@ -37,6 +38,7 @@ from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.api.usage import UsageService
+from controlplane.api.versions import Versions
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
@@ -46,6 +48,7 @@ from controlplane.errors import SettingsError
 from controlplane.identity.certificates import ServerCertificates
 from controlplane.identity.mapping import SETTING as MAPPING_SETTING
 from controlplane.identity.sidecars import Identities, Sidecars
+from controlplane.maintenance import add_commands, run_command
 from controlplane.metrics.calls import CallsInterceptor
 from controlplane.metrics.catalogue import SERVICES
 from controlplane.metrics.collect import Collector, Sources
@@ -55,6 +58,8 @@ from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
 from controlplane.review.access import Reviewer
+from controlplane.signing import SETTING as SIGNING_SETTING
+from controlplane.signing import KeyFiles, Signatures, Signer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from controlplane.threat.fleet import FleetLimits
@@ -96,21 +101,29 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
+async def control_plane(settings: Settings, signer: Signer | None = None) -> AsyncIterator[Serving]:
     """Runs a control plane; on leaving, ends streams, lets running calls finish and closes everything.
 
-    Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
+    `signer`: signs instead of the keys that the settings name. Raises SettingsError if an address cannot be had or a key not be
+    used, SchemaError or StoreError if the database cannot be used.
     """
     counters = Counters()
     certificates = _read_certificates(settings)
     identities = _read_identities(settings, certificates)
     async with AsyncExitStack() as stack:
-        store = await Store.open(settings.database_url)
+        store = await Store.open(settings.database_url, migrating=settings.migrating())
         stack.push_async_callback(store.close)
-        changes = Changes(store)
+        keys = _read_signing_keys(settings) if signer is None else None
+        signatures = Signatures(signer or keys)
+        changes = Changes(store, signatures)
         await changes.start()
         stack.push_async_callback(changes.stop)
-        snapshots = Snapshots(store, settings.snapshot_path(), max_builds=settings.max_snapshot_builds)
+        snapshots = Snapshots(
+            store,
+            settings.snapshot_path(),
+            max_builds=settings.max_snapshot_builds,
+            shared=settings.shares_snapshot_path(),
+        )
         stack.push_async_callback(snapshots.stop)
         await snapshots.start()
         retention = Retention(
@@ -129,9 +142,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             snapshots,
             sidecars,
             counters,
+            signatures,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
-            max_streams=settings.max_streams,
+            admission=Admission(max_streams=settings.max_streams, per_second=settings.admission_rate),
+            versions=Versions(version("sidestep"), settings.version_window, refuse=settings.version_skew == "refuse"),
+            max_transfers=settings.max_transfers,
+            max_age_s=settings.max_stream_age,
         )
         meters = Meters(version("sidestep"), otel_environment())
         stack.push_async_callback(asyncio.to_thread, meters.close)
@@ -141,12 +158,14 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
         status = Health(
             _SERVICES,
             {"database": changes.is_current},
-            lambda: {**_describe_operators(operators), **identities.describe()},
+            lambda: {**_notes(operators, keys, signatures), **identities.describe()},
             lambda accept: _scrape(meters, collector, accept),
         )
         errors = ErrorInterceptor()
         interceptors = (CallsInterceptor(meters.record_call), errors, IdentityInterceptor(operators, refusals))
-        server = grpc.aio.server(interceptors=interceptors, options=_GRPC_OPTIONS)
+        # The connections of other calls are renewed likewise; gRPC lets streams that run on them end by themselves.
+        age = ("grpc.max_connection_age_ms", int(settings.max_stream_age * 1000))
+        server = grpc.aio.server(interceptors=interceptors, options=(*_GRPC_OPTIONS, age))
         leases = LeaseService(store, sidecars)
         reports = ReportService(store, refusals, sidecars)
         quotas = ImportQuotas(per_tenant=settings.imports_per_tenant, records_per_minute=settings.import_records)
@@ -181,6 +200,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
             sync.follow(identities),
+            sync.run(),
             lag.run(),
             collector.run(),
             meters.run(collector.collect),
@@ -189,6 +209,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             works.append(certificates.follow())
         if operators is not None:
             works.append(operators.follow())
+        if keys is not None:
+            works.append(keys.follow())
         for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
@@ -199,7 +221,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT. Exit code 2: wrong settings; 1: could not start."""
+    """Serves until SIGTERM or SIGINT, or does one thing to the database. Exit code 2: wrong settings; 1: it failed."""
     parser = argparse.ArgumentParser(
         prog="sidestep-controlplane",
         description="Keeps the records and the caches of all sidecars current.",
@@ -207,11 +229,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("sidestep"))
-    parser.parse_args()
+    add_commands(parser)
+    arguments = parser.parse_args()
     try:
         settings = load_settings()
         logs.configure(settings.log_level, settings.log_format, "controlplane")
-        asyncio.run(_serve(settings))
+        if arguments.command is not None:
+            sys.stdout.write(f"{run_command(arguments, settings)}\n")
+        else:
+            asyncio.run(_serve(settings))
     except SettingsError as error:
         sys.exit(_complain(error, 2))
     except SidestepError as error:
@@ -247,15 +273,6 @@ def _read_operators(settings: Settings) -> Operators | None:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
 
 
-def _describe_operators(operators: Operators | None) -> dict[str, object]:
-    if operators is None:
-        return {
-            "operators": "development mode: anyone may administer",
-            "approvals": "by asserted names: that the second person is another one is only said",
-        }
-    return operators.describe()
-
-
 def _read_certificates(settings: Settings) -> ServerCertificates | None:
     if not settings.tls_cert:
         return None
@@ -274,6 +291,26 @@ def _read_identities(settings: Settings, certificates: ServerCertificates | None
         )
     except TokenFilesError as error:
         raise SettingsError(str(error)) from None
+
+
+def _read_signing_keys(settings: Settings) -> KeyFiles | None:
+    if not settings.signing_keys:
+        _LOG.warning("%s is not set: development mode, nothing that sidecars are sent is signed", SIGNING_SETTING)
+        return None
+    return KeyFiles(settings.signing_keys)
+
+
+def _notes(operators: Operators | None, keys: KeyFiles | None, signatures: Signatures) -> dict[str, object]:
+    """What health tells besides readiness."""
+    notes: dict[str, object] = {
+        "operators": "development mode: anyone may administer",
+        "approvals": "by asserted names: that the second person is another one is only said",
+    }
+    if operators is not None:
+        notes = operators.describe()
+    if keys is not None:
+        return notes | keys.describe()
+    return notes | {"signing_key": signatures.key_id or "development mode: nothing is signed"}
 
 
 def _add_services(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from controlplane.errors import SettingsError
-from controlplane.store.dialect import database_path
+from controlplane.store.dialect import check_url, database_path
 from engine.addresses import is_loopback
 from engine.errors import InvalidInputError
 from engine.names import check_tenant
@@ -69,7 +70,7 @@ def _check_scope(value: str) -> str:
 
 def _check_database(value: str) -> str:
     try:
-        database_path(value)
+        check_url(value)
     except SettingsError as error:
         raise ValueError(str(error)) from None
     return value
@@ -109,7 +110,16 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_check_database)] = Field(
         "sqlite+aiosqlite:///sidestep.db", description="the database"
     )
-    snapshot_dir: str = Field("", description="folder of snapshot files; empty: beside the database")
+    migrate: Literal["", "auto", "never"] = Field(
+        "",
+        description="whether to bring the database's schema up to date at the start: `auto`, or `never`; empty: `auto` on SQLite,"
+        " `never` on PostgreSQL",
+    )
+    snapshot_dir: str = Field(
+        "",
+        description="folder of snapshot files; empty: beside the database, with PostgreSQL one of each process under the system's"
+        " folder for temporary files",
+    )
     operators: str = Field(
         "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
     )
@@ -123,6 +133,11 @@ class Settings(BaseSettings):
     insecure: bool = Field(
         False, description="listen beyond this host without TLS, without knowing sidecars, or in development mode"
     )
+    signing_keys: str = Field(
+        "",
+        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
+        "empty: development mode, nothing is",
+    )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
     )
@@ -131,6 +146,15 @@ class Settings(BaseSettings):
         60.0, ge=1, le=3_600, description="longest wait for a sidecar to acknowledge a snapshot chunk"
     )
     max_streams: int = Field(10_000, ge=1, description="sidecars connected at a time")
+    admission_rate: float = Field(200.0, gt=0, le=100_000, description="sidecars that may connect per second")
+    max_stream_age: Seconds = Field(
+        3_600.0, ge=1, le=604_800, description="after which a sidecar is sent to connect again, give or take a fifth"
+    )
+    max_transfers: int = Field(100, ge=1, le=10_000, description="sidecars that are sent a snapshot at a time")
+    version_window: int = Field(2, ge=0, le=100, description="minor versions a sidecar may be older or newer")
+    version_skew: Literal["refuse", "flag"] = Field(
+        "refuse", description="what is done about a sidecar outside of that: `refuse`, or `flag` it in the list only"
+    )
     imports_per_tenant: int = Field(2, ge=1, le=4, description="imports of one tenant at a time")
     import_records: int = Field(
         3_000_000,
@@ -198,11 +222,21 @@ class Settings(BaseSettings):
         return frozenset(tenant.strip() for tenant in self.sync_scope.split(","))
 
     def snapshot_path(self) -> Path:
-        """The folder of snapshot files."""
+        """The folder of snapshot files; with PostgreSQL and no `snapshot_dir` that of such folders, one per process."""
         if self.snapshot_dir:
             return Path(self.snapshot_dir)
         database = database_path(self.database_url)
+        if database is None:
+            return Path(tempfile.gettempdir()) / f"sidestep-snapshots-{os.geteuid()}"
         return database.with_name(f"{database.name}.snapshots")
+
+    def shares_snapshot_path(self) -> bool:
+        """Whether other processes have their folders in `snapshot_path` too."""
+        return not self.snapshot_dir and database_path(self.database_url) is None
+
+    def migrating(self) -> bool | None:
+        """Whether to migrate the database at the start; None: if it is SQLite."""
+        return {"": None, "auto": True, "never": False}[self.migrate]
 
 
 def load_settings() -> Settings:

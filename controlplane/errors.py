@@ -26,6 +26,13 @@ class NotFoundError(SidestepError):
         self.name = name
 
 
+class ChangedError(SidestepError):
+    """What was read has changed meanwhile, so what was made of it was not written."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: has changed meanwhile")
+
+
 class ConflictError(SidestepError):
     """A record does not hold what the writer expected; nothing was written."""
 
@@ -48,6 +55,10 @@ class CompactedError(SidestepError):
         self.tenant = tenant
         self.lane = lane
         self.after = after
+
+
+class SigningError(StoreError):
+    """Nothing can be signed now: whoever holds the keys does not answer. Like a database out of reach, it may pass."""
 
 
 class DamagedError(SidestepError):

@@ -115,6 +115,8 @@ class Config(BaseModel):
     control_plane_server_name: str = Field(default="", max_length=253)
     # Follow a control plane on another host in plain text. Whoever is in between could then grant themselves exemptions.
     control_plane_insecure: bool = False
+    # The control plane's public keys: what none of them signed is not believed. Unset: development mode, whatever comes is.
+    trusted_keys: Path | None = None
     data_dir: Path = Path("/var/lib/sidestep")
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     transport: Literal["native", "grpcio"] = "native"

@@ -73,6 +73,9 @@ GUARDS = (
 )
 """Label values; the index is the guard's word. Those of `engine.policy.guards`, which a test holds against these."""
 
+UNVERIFIED = ("unsigned", "unknown_key", "bad_signature", "replayed", "rolled_back", "altered")
+"""Label values: why something from the control plane was not believed. Those of `sidecar.sync.trust.Fault`."""
+
 LOCAL_STORES = ("reservations", "authentications", "checks")
 """Label values: what a worker keeps in the pod's own store."""
 
@@ -211,6 +214,12 @@ class AgentWord(IntEnum):
     HARD_STALE_MS = 128
     # 1: SIDESTEP_JOURNAL_SPOOL is set and could not be written when the agent started.
     SPOOL_UNUSABLE = 129
+    # Public keys pinned; 0: development mode, whatever comes is believed.
+    TRUSTED_KEYS = 140
+    # 1 while SIDESTEP_TRUSTED_KEYS cannot be used as it is now: what was read before holds.
+    TRUSTED_KEYS_UNUSABLE = 141
+    # Streams given up because something on them was not believed, by why in the order of `UNVERIFIED`.
+    SYNC_UNVERIFIED = 142
 
 
 # On the decision path, where looking into an enumeration costs.

@@ -15,6 +15,7 @@ from sidestep.v1 import resources_pb2 as pb
 from controlplane.actor import Permission
 from controlplane.api.accounts import list_accounts
 from controlplane.api.differences import reason_of
+from controlplane.api.fleet import get_rollout, list_sidecars
 from controlplane.api.identity import admit, begin
 from controlplane.api.imports import Import
 from controlplane.api.journals import list_anchors, list_chains
@@ -175,14 +176,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ListSidecarsRequest, context: Any
     ) -> admin_pb2.ListSidecarsResponse:
         """A page of the sidecars connected or seen lately, by name."""
-        tenant = parse_parent(request.parent) if request.parent else None
-        admit(Permission.READ, tenant)
-        limit = page_size(request.page_size)
-        sidecars = await self._store.sidecars(tenant, after=read_token(request.page_token), limit=limit)
-        response = admin_pb2.ListSidecarsResponse(sidecars=sidecars)
-        if len(sidecars) == limit:
-            response.next_page_token = write_token(sidecars[-1].sidecar)
-        return response
+        return await list_sidecars(self._store, request)
+
+    async def GetRollout(self, request: admin_pb2.GetRolloutRequest, context: Any) -> admin_pb2.GetRolloutResponse:
+        """How many sidecars have acknowledged a revision, and who has not."""
+        return await get_rollout(self._store, request)
 
     async def ListJournalChains(
         self, request: admin_pb2.ListJournalChainsRequest, context: Any

@@ -23,6 +23,7 @@ _CODES: dict[type[SidestepError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ConflictError: grpc.StatusCode.ABORTED,
+    errors.ChangedError: grpc.StatusCode.ABORTED,
     errors.ShrinkError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CompactedError: grpc.StatusCode.OUT_OF_RANGE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,

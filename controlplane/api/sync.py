@@ -7,20 +7,24 @@ import asyncio
 import logging
 import random
 import time
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
-from sidestep.v1 import sync_pb2
+from sidestep.v1 import admin_pb2, sync_pb2
 
+from controlplane.api.admission import Admission, Slots
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.standing import Sent, Standing, standing_of
 from controlplane.api.stream import Stream
+from controlplane.api.versions import Versions
 from controlplane.changes import Changes
 from controlplane.counters import Counters, Refused
-from controlplane.errors import DrainingError, IdentityError, OverloadedError, ScopeChangedError, StalledError
+from controlplane.errors import DrainingError, IdentityError, RefusedError, ScopeChangedError, StalledError
 from controlplane.identity.sidecars import LOOK_EVERY_S, Caller, Identities, Sidecars
-from controlplane.metrics.catalogue import ENDS, REFUSALS
+from controlplane.metrics.catalogue import ENDS
 from controlplane.metrics.tally import Tally
+from controlplane.signing import Signatures
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from engine.errors import InvalidInputError, SidestepError
@@ -33,6 +37,9 @@ ADMITTED = "sidestep-admitted"
 """Initial metadata of a stream that was admitted."""
 _LANES = frozenset(int(lane) for lane in Lane)
 _HELLO_WITHIN_S = 10.0
+_CHECK_EVERY_S = 1.0
+# Streams that began together must not end together.
+_AGE_JITTER = 0.2
 _MAX_CURSORS = 20_000
 _MAX_TEXT_BYTES = 128
 # Over so long streams are ended whose tenants have changed, so that they do not all come back at once.
@@ -40,17 +47,20 @@ _SPREAD_S = 3.0
 
 
 class _Following(NamedTuple):
-    """A stream's sidecar, and what ends the stream when an error is set."""
+    """A stream's sidecar, what ends the stream when an error is set, and when it has become old (by the loop's clock)."""
 
     caller: Caller
     ended: asyncio.Future[None]
+    retire_at: float
 
 
 class SyncService:
     """Serves the streams of one process. `sidecars` gives a connection's tenants from its identity.
 
-    At most `max_streams` at a time; further ones are refused with RESOURCE_EXHAUSTED and a time to come back, unless
-    there are some that have not said Hello: the oldest of these makes room.
+    Whom `admission` turns away is refused with RESOURCE_EXHAUSTED and a time to come back; if there are streams that
+    have not said Hello, the oldest of these makes room first. `versions` says whom to admit. At most `max_transfers`
+    streams are sent a snapshot at a time. A stream ends about `max_age_s` after it began, when nothing is under way, so
+    that sidecars spread over replicas that were added.
     """
 
     def __init__(
@@ -60,20 +70,27 @@ class SyncService:
         snapshots: Snapshots,
         sidecars: Sidecars,
         counters: Counters,
+        signatures: Signatures | None = None,
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
-        max_streams: int,
+        admission: Admission,
+        versions: Versions,
+        max_transfers: int,
+        max_age_s: float,
     ) -> None:
         self._store = store
         self._changes = changes
         self._snapshots = snapshots
         self._sidecars = sidecars
         self._counters = counters
+        self._signatures = signatures or Signatures()
         self._heartbeat_s = heartbeat_s
         self._ack_timeout_s = ack_timeout_s
-        self._max_streams = max_streams
-        self._open = 0
+        self._admission = admission
+        self._versions = versions
+        self._slots = Slots(max_transfers)
+        self._max_age_s = max_age_s
         self._streams: dict[Stream, _Following] = {}
         # Until when streams may say Hello, in the order in which they came.
         self._silent: dict[asyncio.Timeout, None] = {}
@@ -81,7 +98,7 @@ class SyncService:
         self._latest: dict[str, Stream] = {}
         self._draining = False
         self.admitted = 0
-        self.refused = Tally.of(REFUSALS)
+        self.refused = admission.refused
         self.ended = Tally.of(ENDS)
         self.sent = Sent()
 
@@ -107,12 +124,8 @@ class SyncService:
         if self._draining:
             self.refused.add("draining")
             raise DrainingError
-        caller = self._sidecars.identify(context)
-        if self._open >= self._max_streams and not self._make_room():
-            self.refused.add("full")
-            raise OverloadedError("too many sidecars are connected", random.uniform(1.0, 5.0))  # noqa: S311
-        self._open += 1
-        try:
+        self._sidecars.identify(context)
+        with self._admission.admit(self._make_room):
             # Only now may the sidecar speak: see SyncService in sync.proto.
             await context.send_initial_metadata(((ADMITTED, "true"),))
             try:
@@ -121,9 +134,38 @@ class SyncService:
                 self.refused.add("hello")
                 raise
             caller = await self._sidecars.admit(context, hello.sidecar)
-            await self._serve(hello, caller, context)
-        finally:
-            self._open -= 1
+            problem, found = self._versions.judge(hello.version)
+            if problem:
+                self._refuse(hello, caller, problem, found)
+            await self._serve(hello, caller, context, found)
+
+    async def run(self) -> None:
+        """Ends streams that stall or are old, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            now = loop.time()
+            for stream, following in list(self._streams.items()):
+                stream.check(now)
+                if now >= following.retire_at:
+                    stream.retire()
+
+    def _refuse(self, hello: sync_pb2.Hello, caller: Caller, problem: str, found: admin_pb2.VersionSkew) -> NoReturn:
+        """Refuses a version, and has the list of sidecars say so."""
+        self.refused.add("version")
+        if hello.sidecar not in self._latest:
+            status = admin_pb2.SidecarStatus(
+                sidecar=hello.sidecar,
+                instance=hello.instance,
+                version=hello.version,
+                cursors=hello.cursors,
+                refusal=problem,
+                version_skew=found,
+                identity=caller.identity,
+            )
+            status.seen_time.FromNanoseconds(time.time_ns())
+            self._store.record_sidecar(status)
+        raise RefusedError(problem)
 
     async def follow(self, identities: Identities) -> None:
         """Ends streams whose certificate no longer holds, or whose tenants have changed, until cancelled."""
@@ -174,7 +216,7 @@ class SyncService:
             self._silent.pop(patience, None)
         return check_hello(request)
 
-    async def _serve(self, hello: sync_pb2.Hello, caller: Caller, context: Any) -> None:
+    async def _serve(self, hello: sync_pb2.Hello, caller: Caller, context: Any, skew: admin_pb2.VersionSkew) -> None:
         name = hello.sidecar
 
         def on_status() -> None:
@@ -186,27 +228,33 @@ class SyncService:
             caller.scope,
             self._changes,
             self._snapshots,
+            self._signatures,
             context.write,
             on_status,
             heartbeat_s=self._heartbeat_s,
             ack_timeout_s=self._ack_timeout_s,
+            slots=self._slots,
             on_delta=self._on_delta,
             on_chunk=self._on_chunk,
         )
         stream.status.identity = caller.identity
+        stream.status.version_skew = skew
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._streams[stream] = _Following(caller, over)
+        age_s = self._max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311 - spreads load
+        self._streams[stream] = _Following(caller, over, asyncio.get_running_loop().time() + age_s)
         self.admitted += 1
         self._latest[name] = stream
         on_status()
         _LOG.info("sidecar %s connected", name)
-        tasks = {asyncio.create_task(stream.run()), asyncio.create_task(_receive(context, stream))}
+        sending = asyncio.create_task(stream.run())
+        tasks = {sending, asyncio.create_task(_receive(context, stream))}
         ended = "left"
         try:
             # `over` also ends a stream that hangs because nobody reads it.
             done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            ended = "aged" if sending in done else ended
         except StalledError:
             ended = "stalled"
             raise
@@ -254,13 +302,18 @@ def check_hello(request: Any) -> sync_pb2.Hello:
     check_sidecar(hello.sidecar, "hello.sidecar")
     for field in ("instance", "version"):
         check_text(getattr(hello, field), f"hello.{field}", _MAX_TEXT_BYTES)
-    if len(hello.cursors) > _MAX_CURSORS:
-        raise InvalidInputError("hello.cursors", f"more than {_MAX_CURSORS}")
-    seen: set[tuple[str, int]] = set()
-    for index, cursor in enumerate(hello.cursors):
-        if cursor.lane not in _LANES:
-            raise InvalidInputError(f"hello.cursors[{index}].lane", f"{cursor.lane} is no lane")
-        if (cursor.tenant, cursor.lane) in seen:
-            raise InvalidInputError(f"hello.cursors[{index}]", "a second cursor of the same tenant and lane")
-        seen.add((cursor.tenant, cursor.lane))
+    _check_cursors(hello.cursors, "hello.cursors")
+    _check_cursors(hello.marks, "hello.marks")
     return hello
+
+
+def _check_cursors(cursors: Collection[sync_pb2.Cursor], field: str) -> None:
+    if len(cursors) > _MAX_CURSORS:
+        raise InvalidInputError(field, f"more than {_MAX_CURSORS}")
+    seen: set[tuple[str, int]] = set()
+    for index, cursor in enumerate(cursors):
+        if cursor.lane not in _LANES:
+            raise InvalidInputError(f"{field}[{index}].lane", f"{cursor.lane} is no lane")
+        if (cursor.tenant, cursor.lane) in seen:
+            raise InvalidInputError(f"{field}[{index}]", "a second one of the same tenant and lane")
+        seen.add((cursor.tenant, cursor.lane))

@@ -17,6 +17,9 @@ DENY = 11
 DIFFERENT = 12
 # Records are missing, altered or left over.
 FINDINGS = 13
+# Not every sidecar has a revision; one that lacks it refuses a change.
+NOT_EVERYONE = 14
+REFUSING = 15
 
 _EXIT_CODES = {
     grpc.StatusCode.UNAVAILABLE: UNREACHABLE,

@@ -20,7 +20,7 @@ from sidestep.v1 import usage_pb2
 from controlplane.actor import system
 from controlplane.api.resources import decode, encode
 from controlplane.audit import Note
-from controlplane.errors import ConflictError
+from controlplane.errors import ChangedError, ConflictError
 from controlplane.identity.sidecars import WITNESS
 from controlplane.store import Store, Write
 from controlplane.store.usage import Shared
@@ -106,7 +106,10 @@ async def _note(
     for subject, device in shared.devices:
         if (subject, device) not in told:
             await suspect(store, tenant, subject, device, finding.name, limits, now)
-    await store.findings.put(tenant, finding_id, finding)
+    try:
+        await store.findings.put(tenant, finding_id, finding, known)
+    except ChangedError:
+        return False  # another replica, or a person, was first
     return known is None or settled
 
 
@@ -183,11 +186,13 @@ def digest_of_finding(finding: usage_pb2.FleetFinding) -> bytes:
 
 async def settle(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
     """What a person decided on a finding: quarantines its devices for their subjects, or takes back what was done of itself.
-    A repetition of what failed half-way does the rest. Returns how many devices changed. Raises StoreError."""
+    A repetition of what failed half-way does the rest. Returns how many devices changed. Raises StoreError, ChangedError."""
     changed = await _settle_devices(store, tenant, finding, note, apply=apply)
+    known = usage_pb2.FleetFinding()
+    known.CopyFrom(finding)
     finding.state = usage_pb2.FINDING_STATE_APPLIED if apply else usage_pb2.FINDING_STATE_DISMISSED
     finding.actor, finding.reason = note.actor.name, note.reason
-    await store.findings.put(tenant, finding.name.rpartition("/")[2], finding)
+    await store.findings.put(tenant, finding.name.rpartition("/")[2], finding, known)
     return changed
 
 

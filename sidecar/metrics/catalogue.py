@@ -20,6 +20,7 @@ from sidecar.page import (
     LOCAL_STORES,
     MAX_WORKERS,
     OUTCOMES,
+    UNVERIFIED,
     State,
 )
 
@@ -210,6 +211,23 @@ SYNC_BREAKERS = Metric(
     "sidestep.sync.breakers_open", Kind.GAUGE, "{lane}", "Lanes that differ from the control plane after a resync."
 )
 SYNC_REFUSALS = Metric("sidestep.sync.refusals", Kind.GAUGE, "{lane}", "Lanes where a change was refused.")
+
+SYNC_UNVERIFIED = Metric(
+    "sidestep.sync.unverified",
+    Kind.COUNTER,
+    "{stream}",
+    "Streams given up because something on them did not prove itself. Must stay 0.",
+    (Label("reason", UNVERIFIED),),
+)
+TRUSTED_KEYS = Metric(
+    "sidestep.sync.trusted_keys", Kind.GAUGE, "{key}", "Keys of the control plane that are pinned; 0: development mode."
+)
+TRUSTED_KEYS_UNUSABLE = Metric(
+    "sidestep.sync.trusted_keys.unusable",
+    Kind.GAUGE,
+    "{file}",
+    "1 while the file of trusted keys cannot be used: keys read before hold.",
+)
 
 SCRUBS = Metric("sidestep.scrubs", Kind.COUNTER, "{scrub}", "Scrubs of the store that were completed.")
 SCRUB_FINDINGS = Metric(

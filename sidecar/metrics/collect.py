@@ -20,6 +20,7 @@ from sidecar.page import (
     LOCAL_STORES,
     OUTCOMES,
     UNKNOWN,
+    UNVERIFIED,
     AgentSlot,
     AgentWord,
     Page,
@@ -59,6 +60,8 @@ _AGENT_WORDS = (
     (catalogue.SYNC_MISMATCHES, AgentWord.SYNC_MISMATCHES),
     (catalogue.SYNC_BREAKERS, AgentWord.SYNC_BREAKERS),
     (catalogue.SYNC_REFUSALS, AgentWord.SYNC_REFUSALS),
+    (catalogue.TRUSTED_KEYS, AgentWord.TRUSTED_KEYS),
+    (catalogue.TRUSTED_KEYS_UNUSABLE, AgentWord.TRUSTED_KEYS_UNUSABLE),
     (catalogue.SCRUBS, AgentWord.SCRUBS),
     (catalogue.SCRUB_FINDINGS, AgentWord.SCRUB_FINDINGS),
     (catalogue.METRIC_EXPORTS, AgentWord.METRIC_EXPORTS),
@@ -117,6 +120,9 @@ def collect(page: Page) -> list[Sample]:
         Point((limit, effect), _total(workers, WorkerWord.LIMITED, row * len(LIMIT_EFFECTS) + column))
         for row, limit in enumerate(LIMITED)
         for column, effect in enumerate(LIMIT_EFFECTS)
+    )
+    found[catalogue.SYNC_UNVERIFIED] = tuple(
+        Point((reason,), agent.get(AgentWord.SYNC_UNVERIFIED, at)) for at, reason in enumerate(UNVERIFIED)
     )
     for metric, word in (
         (catalogue.LOCAL_UNUSABLE, WorkerWord.LOCAL_UNUSABLE),

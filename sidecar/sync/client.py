@@ -14,11 +14,14 @@ from sidestep.v1 import sync_pb2 as pb
 from sidecar.clock import Clock
 from sidecar.retryinfo import retry_after_s
 from sidecar.store.errors import StorageFullError
+from sidecar.store.marks import Marks
 from sidecar.store.writer import Writer
 from sidecar.sync.backoff import MAX_S, MIN_S, Backoff
 from sidecar.sync.errors import SyncError
+from sidecar.sync.proofs import Proofs
 from sidecar.sync.session import Session
 from sidecar.sync.state import SyncState
+from sidecar.sync.trust import TrustedKeys
 from sidecar.upstream import Upstream
 
 _log = logging.getLogger(__name__)
@@ -29,6 +32,10 @@ _OPTIONS = (
     # Reconnecting is done here, with full jitter; a channel lives as long as its stream.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    # For a path that drops idle connections; our own pings find a dead one sooner. More often than the control plane takes
+    # (every 5 s) would be answered with ENHANCE_YOUR_CALM.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 
@@ -57,6 +64,7 @@ class SyncClient:
 
     Works in the event loop's thread, in slices of some milliseconds. Whoever runs it calls `Writer.maintain` and
     `Writer.remove_retired` from time to time, in between.
+    `trust` None: development mode, whatever comes is believed; otherwise `marks` are needed too.
     `on_state` is called with a SyncState whenever something other than a cursor or a count changed; it must not block.
     """
 
@@ -65,6 +73,8 @@ class SyncClient:
         writer: Writer,
         settings: SyncSettings,
         *,
+        trust: TrustedKeys | None = None,
+        marks: Marks | None = None,
         clock: Clock | None = None,
         on_state: Callable[[SyncState], None] = lambda _: None,
     ) -> None:
@@ -79,6 +89,7 @@ class SyncClient:
             version=settings.version,
             heartbeat_s=settings.heartbeat_s,
             retry_s=settings.retry_s,
+            proofs=Proofs(writer, trust, marks),
             clock=clock or writer.clock,
             on_change=self._changed,
         )
@@ -121,10 +132,10 @@ class SyncClient:
     async def _stream(self) -> None:
         settings = self._settings
         async with settings.upstream.open_async(_OPTIONS) as channel:
-            sync = channel.stream_stream(
+            sync: grpc.aio.StreamStreamMultiCallable[pb.SyncRequest, bytes] = channel.stream_stream(
                 _METHOD,
                 request_serializer=pb.SyncRequest.SerializeToString,
-                response_deserializer=pb.SyncResponse.FromString,
+                response_deserializer=None,  # signatures are over the bytes as they came
             )
             call = sync(metadata=tuple(settings.metadata))
             self._streams += 1

@@ -49,6 +49,7 @@ class Watched(Rig):
 
     def __init__(self, grpc_address: str, http: str, store: Store) -> None:
         super().__init__(grpc_address, store)
+        self.address = grpc_address
         self.http = http
 
     async def metrics(self) -> Samples:

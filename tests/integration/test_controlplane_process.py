@@ -31,6 +31,7 @@ PROGRAM = Path(sys.executable).with_name("sidestep-controlplane")
 WITHIN_S = 15.0
 DEVELOPMENT = {
     "operators": "development mode: anyone may administer",
+    "signing_key": "development mode: nothing is signed",
     "approvals": "by asserted names: that the second person is another one is only said",
     "sidecars": "not authenticated",
 }

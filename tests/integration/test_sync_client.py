@@ -487,6 +487,22 @@ def test_unknown_collections_pass_through(plane: ControlPlane, sidecar: Sidecar)
     assert sidecar.records(bulk) == bulk.records
 
 
+def test_what_a_newer_control_plane_says_beyond_this_version_is_passed_over(
+    plane: ControlPlane, sidecar: Sidecar
+) -> None:
+    urgent, bulk = histories()
+    stream = begin(plane, urgent, bulk)
+    # Field 900 of SyncResponse: a message of a kind that does not exist here.
+    stream.send(sync_pb2.SyncResponse.FromString(b"\xa2\x38\x05later"))
+    newer = sync_pb2.Heartbeat(heads=[urgent.head, bulk.head]).SerializeToString() + b"\xa2\x38\x05later"
+    stream.send(sync_pb2.SyncResponse(heartbeat=sync_pb2.Heartbeat.FromString(newer)))
+    # A delta is kept byte by byte: what is unknown in it counts for nothing, and does no harm.
+    stream.delta(urgent.commit({(STATES, "d9"): device_state("alice", 3)}) + b"\xa2\x38\x05later")
+    assert stream.expect("ack").ack.cursor == urgent.head
+    assert sidecar.holds(urgent, bulk)
+    assert sidecar.state.streams == 1
+
+
 def test_scope_grows_and_shrinks_without_touching_the_others(plane: ControlPlane, sidecar: Sidecar) -> None:
     urgent, bulk = histories()
     stream = begin(plane, urgent, bulk)

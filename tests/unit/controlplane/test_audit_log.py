@@ -334,7 +334,7 @@ def test_a_database_of_an_earlier_version_gets_an_audit_log(tmp_path: Path) -> N
 
     asyncio.run(open_and())
     with sqlite3.connect(tmp_path / "old.db") as database:
-        for table in ("audit", "audit_heads", "proposals"):
+        for table in ("audit", "audit_heads", "proposals", "epochs", "epoch_starts", "budget_settlements"):
             database.execute(f"DROP TABLE {table}")
         database.execute("UPDATE schema SET version = 2")
     assert asyncio.run(open_and(Note(system(), "put", "tenants/acme/policies/1"))) == 1

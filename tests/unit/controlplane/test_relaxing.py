@@ -281,7 +281,8 @@ def finding(server: AdminServer, *devices: str) -> str:
     )
     record.first_time.FromSeconds(1_800_000_000)
     record.last_time.GetCurrentTime()
-    server.run(server.store.findings.put("acme", "f1", record))
+    known = server.run(server.store.findings.get("acme", "f1"))
+    server.run(server.store.findings.put("acme", "f1", record, known))
     return record.name
 
 
