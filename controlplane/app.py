@@ -199,8 +199,8 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
             refusals.run(),
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
-            sync.follow(identities),
             sync.run(),
+            sync.follow(identities),
             lag.run(),
             collector.run(),
             meters.run(collector.collect),
@@ -273,26 +273,6 @@ def _read_operators(settings: Settings) -> Operators | None:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
 
 
-def _read_certificates(settings: Settings) -> ServerCertificates | None:
-    if not settings.tls_cert:
-        return None
-    try:
-        return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    except KeptFilesError as error:
-        raise SettingsError(str(error)) from None
-
-
-def _read_identities(settings: Settings, certificates: ServerCertificates | None) -> Identities:
-    if not settings.sidecars and settings.tls_cert:
-        _LOG.warning("%s is not set: whoever connects may follow as a sidecar", MAPPING_SETTING)
-    try:
-        return Identities(
-            settings.sidecars, settings.revoked, list if certificates is None else certificates.authorities
-        )
-    except TokenFilesError as error:
-        raise SettingsError(str(error)) from None
-
-
 def _read_signing_keys(settings: Settings) -> KeyFiles | None:
     if not settings.signing_keys:
         _LOG.warning("%s is not set: development mode, nothing that sidecars are sent is signed", SIGNING_SETTING)
@@ -311,6 +291,26 @@ def _notes(operators: Operators | None, keys: KeyFiles | None, signatures: Signa
     if keys is not None:
         return notes | keys.describe()
     return notes | {"signing_key": signatures.key_id or "development mode: nothing is signed"}
+
+
+def _read_certificates(settings: Settings) -> ServerCertificates | None:
+    if not settings.tls_cert:
+        return None
+    try:
+        return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except KeptFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _read_identities(settings: Settings, certificates: ServerCertificates | None) -> Identities:
+    if not settings.sidecars and settings.tls_cert:
+        _LOG.warning("%s is not set: whoever connects may follow as a sidecar", MAPPING_SETTING)
+    try:
+        return Identities(
+            settings.sidecars, settings.revoked, list if certificates is None else certificates.authorities
+        )
+    except TokenFilesError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _add_services(

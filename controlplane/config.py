@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     operators: str = Field(
         "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
     )
+    signing_keys: str = Field(
+        "",
+        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
+        "empty: development mode, nothing is",
+    )
     tls_cert: str = Field("", description="path of the server's certificate chain in PEM; empty: nothing is encrypted")
     tls_key: str = Field("", description="path of its private key in PEM")
     tls_client_ca: str = Field(
@@ -132,11 +137,6 @@ class Settings(BaseSettings):
     revoked: str = Field("", description="path of the file of revoked client certificates")
     insecure: bool = Field(
         False, description="listen beyond this host without TLS, without knowing sidecars, or in development mode"
-    )
-    signing_keys: str = Field(
-        "",
-        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
-        "empty: development mode, nothing is",
     )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"

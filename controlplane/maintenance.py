@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import sqlite3
 import time
@@ -175,7 +176,8 @@ def _set_aside(target: Path) -> tuple[list[str], int, dict[tuple[str, int], int]
     """
     if not target.exists():
         return [], 0, {}
-    kept = target.with_name(f"{target.name}.replaced-{int(time.time())}")
+    names = (f"{target.name}.replaced-{int(time.time()) + later}" for later in itertools.count())
+    kept = next(path for path in map(target.with_name, names) if not path.exists())
     epoch, told = 0, list[str]()
     heads: dict[tuple[str, int], int] = {}
     try:

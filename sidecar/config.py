@@ -106,6 +106,8 @@ class Config(BaseModel):
     # Health and metrics.
     http_listen: Annotated[Address, BeforeValidator(parse_address)] = parse_address("127.0.0.1:9192")
     control_plane: Annotated[str, BeforeValidator(lambda value: str(parse_address(value)))] = "127.0.0.1:9190"
+    # The control plane's public keys: what none of them signed is not believed. Unset: development mode, whatever comes is.
+    trusted_keys: Path | None = None
     # PEM files, read again when they change: the authorities of the control plane's certificate, and what the sidecar is
     # known by.
     control_plane_tls_ca: Path | None = None
@@ -115,8 +117,6 @@ class Config(BaseModel):
     control_plane_server_name: str = Field(default="", max_length=253)
     # Follow a control plane on another host in plain text. Whoever is in between could then grant themselves exemptions.
     control_plane_insecure: bool = False
-    # The control plane's public keys: what none of them signed is not believed. Unset: development mode, whatever comes is.
-    trusted_keys: Path | None = None
     data_dir: Path = Path("/var/lib/sidestep")
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     transport: Literal["native", "grpcio"] = "native"

@@ -52,10 +52,10 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
 
     def __init__(self, store: Store, sidecars: Sidecars) -> None:
         self._store = store
+        self.results = Tally.of(LEASES)
         self._sidecars = sidecars
         # By tenant and holder, once the database knows it: whose a holder is never changes.
         self._holders: OrderedDict[tuple[str, str], str] = OrderedDict()
-        self.results = Tally.of(LEASES)
 
     async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
         """Takes totals over and grants asks."""

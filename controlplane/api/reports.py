@@ -39,8 +39,8 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
     def __init__(self, store: Store, refusals: Refusals, sidecars: Sidecars) -> None:
         self._store = store
         self._refusals = refusals
-        self._sidecars = sidecars
         self.results = Tally.of(AUTHENTICATIONS)
+        self._sidecars = sidecars
 
     async def ReportJournal(
         self, request: report_pb2.ReportJournalRequest, context: Any

@@ -362,26 +362,33 @@ class Stream:
         return []
 
     async def _send_heartbeats(self) -> bool:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         transfer = self._transfer
         if transfer and transfer.unacked is not None and now - transfer.sent_at > self._ack_timeout_s:
             raise StalledError(f"snapshot chunk {transfer.unacked} was not acknowledged in {self._ack_timeout_s:g} s")
         due = now >= self._heartbeat_at
         if due:
-            self._heartbeat_at = now + self._heartbeat_s
-            self._timer = loop.call_at(self._heartbeat_at, self._wake.set)
+            self._schedule_heartbeat(now)
         if not self._changes.is_current():
             # Old heads would make the sidecar take its data for current. It hears that we live, and pings wait.
             if due:
                 await self._write(await self._heartbeat(0, heads=b""))
             return due
         nonces = list(self._pings) or [0] * due
-        self._pings.clear()
+        if self._pings:
+            # The answer tells as much as a heartbeat that nobody asked for: the next one counts from here.
+            self._schedule_heartbeat(now)
+            self._pings.clear()
         heads = self._changes.encoded_heads(self._scope)
         for nonce in nonces:
             await self._write(await self._heartbeat(nonce, heads))
         return bool(nonces)
+
+    def _schedule_heartbeat(self, now: float) -> None:
+        self._heartbeat_at = now + self._heartbeat_s
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._heartbeat_at, self._wake.set)
 
     async def _heartbeat(self, nonce: int, heads: bytes) -> bytes:
         timed = sync_pb2.Heartbeat(nonce=nonce)

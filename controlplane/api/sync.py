@@ -47,7 +47,7 @@ _SPREAD_S = 3.0
 
 
 class _Following(NamedTuple):
-    """A stream's sidecar, what ends the stream when an error is set, and when it has become old (by the loop's clock)."""
+    """A stream's sidecar, what ends the stream when an error is set, and when it is to end for its age."""
 
     caller: Caller
     ended: asyncio.Future[None]
@@ -57,10 +57,10 @@ class _Following(NamedTuple):
 class SyncService:
     """Serves the streams of one process. `sidecars` gives a connection's tenants from its identity.
 
-    Whom `admission` turns away is refused with RESOURCE_EXHAUSTED and a time to come back; if there are streams that
-    have not said Hello, the oldest of these makes room first. `versions` says whom to admit. At most `max_transfers`
-    streams are sent a snapshot at a time. A stream ends about `max_age_s` after it began, when nothing is under way, so
-    that sidecars spread over replicas that were added.
+    Whom `admission` turns away is refused with RESOURCE_EXHAUSTED and a time to come back, unless all places are taken and some
+    stream has not said Hello: the oldest of these makes room. `versions` says whom to admit. At most `max_transfers` streams are
+    sent a snapshot at a time. A stream ends about `max_age_s` after it began, when nothing is under way, so that sidecars spread
+    over replicas that were added; and at once when its certificate no longer holds.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class SyncService:
             except InvalidInputError:
                 self.refused.add("hello")
                 raise
+            # Before anything is written under its name.
             caller = await self._sidecars.admit(context, hello.sidecar)
             problem, found = self._versions.judge(hello.version)
             if problem:
@@ -149,23 +150,6 @@ class SyncService:
                 stream.check(now)
                 if now >= following.retire_at:
                     stream.retire()
-
-    def _refuse(self, hello: sync_pb2.Hello, caller: Caller, problem: str, found: admin_pb2.VersionSkew) -> NoReturn:
-        """Refuses a version, and has the list of sidecars say so."""
-        self.refused.add("version")
-        if hello.sidecar not in self._latest:
-            status = admin_pb2.SidecarStatus(
-                sidecar=hello.sidecar,
-                instance=hello.instance,
-                version=hello.version,
-                cursors=hello.cursors,
-                refusal=problem,
-                version_skew=found,
-                identity=caller.identity,
-            )
-            status.seen_time.FromNanoseconds(time.time_ns())
-            self._store.record_sidecar(status)
-        raise RefusedError(problem)
 
     async def follow(self, identities: Identities) -> None:
         """Ends streams whose certificate no longer holds, or whose tenants have changed, until cancelled."""
@@ -202,6 +186,7 @@ class SyncService:
             silent.reschedule(asyncio.get_running_loop().time())
             del self._silent[silent]
             return True
+        self._counters.refuse(Refused.OVERLOADED)
         return False
 
     async def _hello(self, context: Any) -> sync_pb2.Hello:
@@ -215,6 +200,23 @@ class SyncService:
         finally:
             self._silent.pop(patience, None)
         return check_hello(request)
+
+    def _refuse(self, hello: sync_pb2.Hello, caller: Caller, problem: str, found: admin_pb2.VersionSkew) -> NoReturn:
+        """Refuses a version, and has the list of sidecars say so."""
+        self.refused.add("version")
+        if hello.sidecar not in self._latest:
+            status = admin_pb2.SidecarStatus(
+                sidecar=hello.sidecar,
+                instance=hello.instance,
+                version=hello.version,
+                cursors=hello.cursors,
+                refusal=problem,
+                version_skew=found,
+                identity=caller.identity,
+            )
+            status.seen_time.FromNanoseconds(time.time_ns())
+            self._store.record_sidecar(status)
+        raise RefusedError(problem)
 
     async def _serve(self, hello: sync_pb2.Hello, caller: Caller, context: Any, skew: admin_pb2.VersionSkew) -> None:
         name = hello.sidecar
@@ -237,36 +239,36 @@ class SyncService:
             on_delta=self._on_delta,
             on_chunk=self._on_chunk,
         )
-        stream.status.identity = caller.identity
         stream.status.version_skew = skew
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stream.status.identity = caller.identity
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         age_s = self._max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311 - spreads load
-        self._streams[stream] = _Following(caller, over, asyncio.get_running_loop().time() + age_s)
+        self._streams[stream] = _Following(caller, ended, asyncio.get_running_loop().time() + age_s)
         self.admitted += 1
         self._latest[name] = stream
         on_status()
         _LOG.info("sidecar %s connected", name)
         sending = asyncio.create_task(stream.run())
         tasks = {sending, asyncio.create_task(_receive(context, stream))}
-        ended = "left"
+        why = "left"
         try:
-            # `over` also ends a stream that hangs because nobody reads it.
-            done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
+            # `ended` also ends a stream that hangs because nobody reads it.
+            done, _ = await asyncio.wait({*tasks, ended}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            ended = "aged" if sending in done else ended
+            why = "aged" if sending in done else why
         except StalledError:
-            ended = "stalled"
+            why = "stalled"
             raise
         except DrainingError:
-            ended = "draining"
+            why = "draining"
             raise
         except SidestepError:
-            ended = "failed"
+            why = "failed"
             raise
         finally:
-            over.cancel()
-            self.ended.add(ended)
+            self.ended.add(why)
+            ended.cancel()
             for task in tasks:
                 task.cancel()
             self._streams.pop(stream, None)

@@ -121,7 +121,7 @@ class BudgetTable:
         query = select(table.sidecar).where(table.tenant == tenant, table.holder == holder)
         async with self._database.reading() as conn:
             found: str | None = (await conn.execute(query)).scalar()
-        return found
+            return found
 
     async def settle(self, tenant: str, settlements: Sequence[Settling]) -> list[Settled]:
         """Completes spends; durable when it returns."""

@@ -50,8 +50,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """`directory`: of the holder files. `chain`: the journal chain that holds this worker's spends. `boot`: see Clock.boot_id.
-    `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`: when what nobody uses is given
-    back; `warm_s`: when the next use of what was used repeatedly is. `heard_s`: how long it is believed that nothing is left."""
+    `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`: when what nobody uses is given back;
+    `warm_s`: when the next use of what was used repeatedly is. `heard_s`: how long it is believed that nothing is left."""
 
     directory: Path
     chain: str

@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,6 +22,9 @@ from tests.chaos import world
 from tests.chaos.pod import Plane, pass_time
 from tests.fakes.stock import TENANT
 from tests.processes import until
+
+if TYPE_CHECKING:
+    from tests.fakes.postgres import Postgres
 
 WITHIN_S = 30.0
 
@@ -63,8 +67,11 @@ class Writing:
                 return
 
 
-def test_sigkill_of_the_control_plane_loses_no_acknowledged_write(url: str, tmp_path: Path) -> None:
-    survive(url, tmp_path, kills=4)
+def test_sigkill_of_replicas_loses_no_acknowledged_write(postgres: Postgres, tmp_path: Path) -> None:
+    """The short version; of SQLite test_controlplane_kill has it."""
+    url = postgres.create()
+    survive(url, tmp_path, kills=3)
+    postgres.drop(url)
 
 
 @pytest.mark.e2e
