@@ -42,8 +42,12 @@ from controlplane.api.versions import Versions
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
 from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
+from controlplane.counters import Counters
 from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
+from controlplane.identity.certificates import ServerCertificates
+from controlplane.identity.mapping import SETTING as MAPPING_SETTING
+from controlplane.identity.sidecars import Identities, Sidecars
 from controlplane.maintenance import add_commands, run_command
 from controlplane.metrics.calls import CallsInterceptor
 from controlplane.metrics.catalogue import SERVICES
@@ -62,6 +66,7 @@ from controlplane.threat.fleet import FleetLimits
 from controlplane.threat.watch import Watch
 from engine import logs
 from engine.errors import SidestepError
+from engine.keptfiles import KeptFilesError
 from engine.tokenfiles import TokenFilesError
 
 _LOG = logging.getLogger(__name__)
@@ -71,6 +76,8 @@ _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Who opens a connection and says nothing keeps it no longer than this.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Above its default of 1,000 grpcio ends waiting calls at random with CANCELLED, which a herd of reconnecting sidecars would
     # reach; admission is SyncService's to refuse, with a time to come back.
     ("grpc.server.max_pending_requests", 20_000),
@@ -85,10 +92,12 @@ _GRPC_OPTIONS = (
 
 
 class Serving(NamedTuple):
-    """Where a running control plane can be reached."""
+    """Where a running control plane can be reached. `admin`: without a client certificate; empty: nowhere."""
 
     grpc: str
     http: str
+    admin: str
+    counters: Counters
 
 
 @asynccontextmanager
@@ -98,6 +107,9 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
     `signer`: signs instead of the keys that the settings name. Raises SettingsError if an address cannot be had or a key not be
     used, SchemaError or StoreError if the database cannot be used.
     """
+    counters = Counters()
+    certificates = _read_certificates(settings)
+    identities = _read_identities(settings, certificates)
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.database_url, migrating=settings.migrating())
         stack.push_async_callback(store.close)
@@ -123,12 +135,13 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
             sidecars_s=settings.sidecar_retention,
             journals_s=settings.journal_retention,
         )
-        scope = settings.scope()
+        sidecars = Sidecars(store, identities, settings.scope(), counters)
         sync = SyncService(
             store,
             changes,
             snapshots,
-            lambda _context: scope,
+            sidecars,
+            counters,
             signatures,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
@@ -145,7 +158,7 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
         status = Health(
             _SERVICES,
             {"database": changes.is_current},
-            lambda: _notes(operators, keys, signatures),
+            lambda: {**_notes(operators, keys, signatures), **identities.describe()},
             lambda accept: _scrape(meters, collector, accept),
         )
         errors = ErrorInterceptor()
@@ -153,9 +166,8 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
         # The connections of other calls are renewed likewise; gRPC lets streams that run on them end by themselves.
         age = ("grpc.max_connection_age_ms", int(settings.max_stream_age * 1000))
         server = grpc.aio.server(interceptors=interceptors, options=(*_GRPC_OPTIONS, age))
-        tenants = settings.scope()
-        leases = LeaseService(store, lambda _context: tenants)
-        reports = ReportService(store, refusals, tenants)
+        leases = LeaseService(store, sidecars)
+        reports = ReportService(store, refusals, sidecars)
         quotas = ImportQuotas(per_tenant=settings.imports_per_tenant, records_per_minute=settings.import_records)
         _add_services(server, settings, store, sync, status, leases, reports, quotas)
         lag = LoopLag()
@@ -173,12 +185,13 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
                 lambda: errors.store_failures,
             )
         )
-        grpc_address = _listen_grpc(server, settings)
+        grpc_address = _listen_grpc(server, "listen", settings, certificates, counters)
+        admin_address = _listen_grpc(server, "admin_listen", settings, certificates, counters)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
+        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window, authenticated=sidecars.authenticated)
         watch = Watch(store, limits, settings.review_interval)
         works = [
             retention.run(),
@@ -187,10 +200,13 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
             sync.run(),
+            sync.follow(identities),
             lag.run(),
             collector.run(),
             meters.run(collector.collect),
         ]
+        if certificates is not None:
+            works.append(certificates.follow())
         if operators is not None:
             works.append(operators.follow())
         if keys is not None:
@@ -198,7 +214,7 @@ async def control_plane(settings: Settings, signer: Signer | None = None) -> Asy
         for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
-            yield Serving(grpc_address, http_address)
+            yield Serving(grpc_address, http_address, admin_address, counters)
         finally:
             await status.drain()
             sync.drain()
@@ -235,7 +251,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with control_plane(settings) as serving:
         # Whoever started this program waits for this line.
-        sys.stdout.write(f"ready grpc={serving.grpc} http={serving.http}\n")
+        addresses = ",".join(filter(None, (serving.grpc, serving.admin)))
+        sys.stdout.write(f"ready grpc={addresses} http={serving.http}\n")
         sys.stdout.flush()
         await stopping.wait()
         _LOG.info("stopping")
@@ -276,6 +293,26 @@ def _notes(operators: Operators | None, keys: KeyFiles | None, signatures: Signa
     return notes | {"signing_key": signatures.key_id or "development mode: nothing is signed"}
 
 
+def _read_certificates(settings: Settings) -> ServerCertificates | None:
+    if not settings.tls_cert:
+        return None
+    try:
+        return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except KeptFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _read_identities(settings: Settings, certificates: ServerCertificates | None) -> Identities:
+    if not settings.sidecars and settings.tls_cert:
+        _LOG.warning("%s is not set: whoever connects may follow as a sidecar", MAPPING_SETTING)
+    try:
+        return Identities(
+            settings.sidecars, settings.revoked, list if certificates is None else certificates.authorities
+        )
+    except TokenFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
 def _add_services(
     server: grpc.aio.Server,
     settings: Settings,
@@ -310,12 +347,26 @@ async def _scrape(meters: Meters, collector: Collector, accept: str) -> tuple[st
     return await asyncio.to_thread(meters.render, accept)
 
 
-def _listen_grpc(server: grpc.aio.Server, settings: Settings) -> str:
-    host = settings.listen.rpartition(":")[0]
+def _listen_grpc(
+    server: grpc.aio.Server,
+    field: str,
+    settings: Settings,
+    certificates: ServerCertificates | None,
+    counters: Counters,
+) -> str:
+    address = str(getattr(settings, field))
+    if not address:
+        return ""
+    host = address.rpartition(":")[0]
     try:
-        return f"{host}:{server.add_insecure_port(settings.listen)}"
+        if certificates is None:
+            return f"{host}:{server.add_insecure_port(address)}"
+        # gRPC demands a client certificate of everybody or of nobody; so those who have none get an address of their own.
+        require = field == "listen" and bool(settings.tls_client_ca)
+        credentials = certificates.credentials(counters.handshake, require_client=require)
+        return f"{host}:{server.add_secure_port(address, credentials)}"
     except RuntimeError:
-        raise SettingsError(f"{setting_name('listen')}: cannot listen on {settings.listen}") from None
+        raise SettingsError(f"{setting_name(field)}: cannot listen on {address}") from None
 
 
 async def _listen_http(status: Health, settings: Settings) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from controlplane.errors import SettingsError
 from controlplane.store.dialect import check_url, database_path
+from engine.addresses import is_loopback
 from engine.errors import InvalidInputError
 from engine.names import check_tenant
 
@@ -54,6 +55,10 @@ def _check_address(value: str) -> str:
     return value
 
 
+def _check_optional_address(value: str) -> str:
+    return _check_address(value) if value else value
+
+
 def _check_scope(value: str) -> str:
     for tenant in value.split(",") if value != "*" else ():
         try:
@@ -76,6 +81,18 @@ Bytes = Annotated[int, BeforeValidator(_to_bytes)]
 Address = Annotated[str, AfterValidator(_check_address)]
 
 
+# What makes no sense without something else.
+_NEEDS = (
+    ("tls_cert", "tls_key"),
+    ("tls_key", "tls_cert"),
+    ("tls_client_ca", "tls_cert"),
+    ("tls_client_ca", "sidecars"),
+    ("sidecars", "tls_client_ca"),
+    ("revoked", "tls_client_ca"),
+)
+_BEYOND_THIS_HOST = ("tls_cert", "tls_client_ca", "operators")
+
+
 class Settings(BaseSettings):
     """Each setting is named SIDESTEP_CP_ and its name here in capitals, in the environment and in the YAML file alike.
 
@@ -85,6 +102,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     listen: Address = Field("127.0.0.1:9190", description="where gRPC is served")
+    admin_listen: Annotated[str, AfterValidator(_check_optional_address)] = Field(
+        "",
+        description="where operators may call without a client certificate; empty: nowhere but at SIDESTEP_CP_LISTEN",
+    )
     http_listen: Address = Field("127.0.0.1:9189", description="where /healthz, /readyz and /metrics are served")
     database_url: Annotated[str, AfterValidator(_check_database)] = Field(
         "sqlite+aiosqlite:///sidestep.db", description="the database"
@@ -106,6 +127,16 @@ class Settings(BaseSettings):
         "",
         description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
         "empty: development mode, nothing is",
+    )
+    tls_cert: str = Field("", description="path of the server's certificate chain in PEM; empty: nothing is encrypted")
+    tls_key: str = Field("", description="path of its private key in PEM")
+    tls_client_ca: str = Field(
+        "", description="path of the authorities whose client certificates SIDESTEP_CP_LISTEN demands, in PEM"
+    )
+    sidecars: str = Field("", description="path of the sidecars' file: which certificates may follow which tenants")
+    revoked: str = Field("", description="path of the file of revoked client certificates")
+    insecure: bool = Field(
+        False, description="listen beyond this host without TLS, without knowing sidecars, or in development mode"
     )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
@@ -165,6 +196,25 @@ class Settings(BaseSettings):
         """The environment, then what is given (the file)."""
         return env_settings, init_settings
 
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        for field, needed in _NEEDS:
+            if getattr(self, field) and not getattr(self, needed):
+                raise ValueError(f"{setting_name(field)}: needs {setting_name(needed)}")
+        if self.insecure:
+            return self
+        for field in ("listen", "admin_listen"):
+            address = getattr(self, field)
+            if not address or is_loopback(address):
+                continue
+            missing = [name for name in _BEYOND_THIS_HOST if not getattr(self, name)]
+            if missing:
+                raise ValueError(
+                    f"{setting_name(field)}: {address} can be reached from other hosts, and needs "
+                    f"{', '.join(map(setting_name, missing))}; if it is meant to do without, set {setting_name('insecure')}=true"
+                )
+        return self
+
     def scope(self) -> frozenset[str] | None:
         """The tenants of `sync_scope`; None: all."""
         if self.sync_scope == "*":
@@ -197,7 +247,10 @@ def load_settings() -> Settings:
     try:
         return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in values.items()})
     except ValidationError as error:
-        problems = (f"{setting_name(str(one['loc'][0]))}: {_message(one['msg'])}" for one in error.errors())
+        problems = (
+            f"{setting_name(str(one['loc'][0]))}: {_message(one['msg'])}" if one["loc"] else _message(one["msg"])
+            for one in error.errors()
+        )
         raise SettingsError("\n".join(problems)) from None
 
 

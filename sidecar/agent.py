@@ -43,6 +43,7 @@ from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
 from sidecar.sync.trust import TrustedKeys
+from sidecar.upstream import open_upstream
 from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
@@ -105,6 +106,7 @@ class _Agent:
         self._config = config
         self._page = page
         self._slot: AgentSlot = page.agent
+        self._upstream = open_upstream(config)
         self._stop = asyncio.Event()
         self._trust = None if config.trusted_keys is None else TrustedKeys(str(config.trusted_keys))
         # Of this agent; the page counts on from its predecessor's.
@@ -143,7 +145,7 @@ class _Agent:
             forget_marks(config.data_dir)
         else:
             marks = Marks(config.data_dir)
-        settings = SyncSettings(config.control_plane, config.sidecar_name, version("sidestep"))
+        settings = SyncSettings(self._upstream, config.sidecar_name, version("sidestep"))
         client = SyncClient(writer, settings, trust=self._trust, marks=marks, on_state=self._publish)
         self._publish(client.state)
         return client
@@ -174,14 +176,14 @@ class _Agent:
 
     def _reporter(self, shipper: Shipper) -> JournalReporter:
         config = self._config
-        settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
+        settings = ReportSettings(self._upstream, config.sidecar_name, config.journal_report_interval_s)
         return JournalReporter(shipper, config.journal_dir, self._page, settings)
 
     def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[Teller]:
         """What tells the control plane of spends that no worker tells it of."""
         config = self._config
         boot = Clock().boot_id()
-        upward = Upward(config.control_plane, config.sidecar_name, "leases")
+        upward = Upward(self._upstream, config.sidecar_name, "leases")
         parts.push_async_callback(upward.close)
         try:
             reservations = Reservations(config.leases_dir, boot)
@@ -203,13 +205,13 @@ class _Agent:
             _log.error("reported authentications: %s; they are not sent", error)
             return []
         parts.callback(local.close)
-        upward = Upward(config.control_plane, config.sidecar_name, "reported authentications")
+        upward = Upward(self._upstream, config.sidecar_name, "reported authentications")
         parts.push_async_callback(upward.close)
         return [AuthenticationSender(local, upward)]
 
     def _usage(self, parts: AsyncExitStack) -> UsageSender:
         config = self._config
-        upward = Upward(config.control_plane, config.sidecar_name, "usage")
+        upward = Upward(self._upstream, config.sidecar_name, "usage")
         parts.push_async_callback(upward.close)
         checks = None
         try:

@@ -38,9 +38,10 @@ class Admission:
         self.refused = Tally.of(REFUSALS)
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """For the life of one stream. Raises OverloadedError."""
-        if self.open >= self._max_streams:
+    def admit(self, make_room: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """For the life of one stream. `make_room` is asked when all places are taken: whether one of them is given up. Raises
+        OverloadedError."""
+        if self.open >= self._max_streams and not make_room():
             self.refused.add("full")
             raise OverloadedError("too many sidecars are connected", self._wait_s())
         now = self._now()

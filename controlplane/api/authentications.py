@@ -59,10 +59,11 @@ class Receipt(NamedTuple):
 class Authentications:
     """Records reported authentications of one request: settings and keys of a tenant are read once for all of them."""
 
-    def __init__(self, store: Store, refusals: Refusals, sidecar: str) -> None:
+    def __init__(self, store: Store, refusals: Refusals, sidecar: str, *, verified: bool = False) -> None:
+        """`verified`: a certificate proves which sidecar it is."""
         self._store = store
         self._refusals = refusals
-        self._actor = Actor(f"sidecar:{sidecar}", verified=False, tenants=None, permissions=frozenset())
+        self._actor = Actor(f"sidecar:{sidecar}", verified=verified, tenants=None, permissions=frozenset())
         self._verifiers: dict[str, Verifier] = {}
 
     async def record(self, reported: report_pb2.ReportedAuthentication) -> Receipt:

@@ -115,6 +115,14 @@ class BudgetTable:
         )
         return conflicts
 
+    async def sidecar_of(self, tenant: str, holder: str) -> str | None:
+        """The sidecar that last spoke for a holder; None: no such holder."""
+        table = BUDGET_HOLDERS.c
+        query = select(table.sidecar).where(table.tenant == tenant, table.holder == holder)
+        async with self._database.reading() as conn:
+            found: str | None = (await conn.execute(query)).scalar()
+            return found
+
     async def settle(self, tenant: str, settlements: Sequence[Settling]) -> list[Settled]:
         """Completes spends; durable when it returns."""
         results: list[Settled] = await self._call(

@@ -87,6 +87,26 @@ class SidecarTable:
             after = upto
         return found[:limit]
 
+    async def identity(self, name: str) -> str:
+        """The certificate identity that has this name; empty: none has."""
+        latest = self._latest.get(name)
+        if latest is not None:
+            return latest.identity
+        query = select(SIDECARS.c.status).where(SIDECARS.c.sidecar == name)
+        async with self._database.reading() as conn:
+            row = (await conn.execute(query)).scalar()
+        return "" if row is None else admin_pb2.SidecarStatus.FromString(row).identity
+
+    async def claim(self, name: str, identity: str) -> None:
+        """Gives a name that no identity has to one; durable with the next `flush`."""
+        async with self._database.reading() as conn:
+            row = (await conn.execute(select(SIDECARS).where(SIDECARS.c.sidecar == name))).one_or_none()
+        status = admin_pb2.SidecarStatus(sidecar=name) if row is None else _from_row(row, time.time())
+        status = self._latest.get(name, status)
+        status.identity = identity
+        status.seen_time.FromNanoseconds(time.time_ns())
+        self.record(status)
+
     async def connected(self, names: Collection[str]) -> set[str]:
         """Which of them have a stream open."""
         fresh = SIDECARS.c.recorded_at > time.time() - CONNECTED_FOR_S

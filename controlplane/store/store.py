@@ -294,6 +294,14 @@ class Store:
         """Which of them have a stream open."""
         return await self._sidecars.connected(names)
 
+    async def sidecar_identity(self, name: str) -> str:
+        """The certificate identity that a sidecar's name belongs to; empty: none. Raises StoreError."""
+        return await self._sidecars.identity(name)
+
+    async def claim_sidecar(self, name: str, identity: str) -> None:
+        """Gives a name that belongs to no identity to one; durable with the next flush. Raises StoreError."""
+        await self._sidecars.claim(name, identity)
+
     async def flush_sidecars(self) -> None:
         """Writes the statuses recorded since the last flush."""
         await self._sidecars.flush()

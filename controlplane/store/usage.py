@@ -71,7 +71,8 @@ SPOT_CHECKS = Table(
 )
 Index("spot_checks_drawn", SPOT_CHECKS.c.tenant, SPOT_CHECKS.c.drawn_at)
 
-# Who was seen with a fingerprint, per sidecar and hour, as a sketch. `key`: which key all of it is hashed with.
+# Who was seen with a fingerprint, per witness (column `sidecar`: its name, or the identity in its certificate) and hour,
+# as a sketch. `key`: which key all of it is hashed with.
 FINGERPRINT_SUBJECTS = Table(
     "fingerprint_subjects",
     METADATA,
@@ -126,7 +127,7 @@ class ClassChecks(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """One fingerprint: how many subjects each sidecar saw with it, and the (subject, device) pairs it was taken for."""
+    """One fingerprint: how many subjects each witness saw with it, and the (subject, device) pairs it was taken for."""
 
     subjects: Mapping[str, DistinctCount]
     devices: Sequence[tuple[str, str]]
@@ -139,9 +140,14 @@ class UsageTable:
         self._database = database
 
     async def take(
-        self, sidecar: str, windows: Iterable[report_pb2.UsageWindow], outcomes: Iterable[report_pb2.SpotCheck]
+        self,
+        sidecar: str,
+        windows: Iterable[report_pb2.UsageWindow],
+        outcomes: Iterable[report_pb2.SpotCheck],
+        witness: str = "",
     ) -> None:
-        """Takes over a report. Durable when it returns."""
+        """Takes over a report. Durable when it returns. `witness`: as whom the sidecar counts where several must agree; empty: as
+        itself."""
         now = time.time()
         windows, outcomes = list(windows), list(outcomes)
         tenants = {usage.tenant for window in windows for usage in window.tenants} | {each.tenant for each in outcomes}
@@ -150,7 +156,7 @@ class UsageTable:
             for window in windows:
                 if await _is_new(conn, sidecar, window, now):
                     for usage in window.tenants:
-                        await _take_tenant(conn, sidecar, usage, window.end_time.ToNanoseconds() / 1e9)
+                        await _take_tenant(conn, witness or sidecar, usage, window.end_time.ToNanoseconds() / 1e9)
             for check in outcomes:
                 await _take_check(conn, check.tenant, check)
 
@@ -202,7 +208,7 @@ class UsageTable:
         return ClassChecks(sum(by_outcome.values()), passed, failed, abandoned, samples)
 
     async def shared(self, tenant: str, since: float) -> dict[Key, Shared]:
-        """Fingerprints that more than one sidecar saw since (whole hours), by key and fingerprint."""
+        """Fingerprints that more than one witness saw since (whole hours), by key and fingerprint."""
         table = FINGERPRINT_SUBJECTS.c
         lately = (table.tenant == tenant, table.hour >= int(since // HOUR_S))
         several = (
@@ -256,7 +262,7 @@ async def _is_new(conn: AsyncConnection, sidecar: str, window: report_pb2.UsageW
     return True
 
 
-async def _take_tenant(conn: AsyncConnection, sidecar: str, usage: report_pb2.TenantUsage, at: float) -> None:
+async def _take_tenant(conn: AsyncConnection, witness: str, usage: report_pb2.TenantUsage, at: float) -> None:
     hour = int(at // HOUR_S)
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for name, count in usage.decisions.items():
@@ -273,7 +279,7 @@ async def _take_tenant(conn: AsyncConnection, sidecar: str, usage: report_pb2.Te
     for check in usage.draws:
         await _take_check(conn, usage.tenant, check)
     for seen in usage.fingerprints:
-        await _take_fingerprint(conn, sidecar, usage, seen, hour, at)
+        await _take_fingerprint(conn, witness, usage, seen, hour, at)
 
 
 async def _add_count(conn: AsyncConnection, tenant: str, hour: int, kind: str, name: str, count: int) -> None:
@@ -318,14 +324,14 @@ async def _take_check(conn: AsyncConnection, tenant: str, check: report_pb2.Spot
 
 async def _take_fingerprint(
     conn: AsyncConnection,
-    sidecar: str,
+    witness: str,
     usage: report_pb2.TenantUsage,
     seen: report_pb2.FingerprintUse,
     hour: int,
     at: float,
 ) -> None:
     key = {"tenant": usage.tenant, "key": usage.sketch_key, "fingerprint": seen.fingerprint}
-    row = key | {"sidecar": sidecar, "hour": hour}
+    row = key | {"sidecar": witness, "hour": hour}
     table = FINGERPRINT_SUBJECTS.c
     same = [getattr(table, name) == value for name, value in row.items()]
     known = await conn.scalar(select(table.subjects).where(*same))

@@ -1,7 +1,8 @@
 """Finds fingerprints that are in too many hands, over all pods together: each pod may have seen too few to notice.
 
 What it does of itself reaches (subject, device) pairs alone, and only asks for a strong authentication; it needs sidecars that
-agree: two that each saw several subjects with the fingerprint. Whether the devices are to be blocked is for a person to say.
+agree: two that each saw several subjects with the fingerprint. Where sidecars have certificates, two are two identities.
+Whether the devices are to be blocked is for a person to say.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from controlplane.actor import system
 from controlplane.api.resources import decode, encode
 from controlplane.audit import Note
 from controlplane.errors import ChangedError, ConflictError
+from controlplane.identity.sidecars import WITNESS
 from controlplane.store import Store, Write
 from controlplane.store.usage import Shared
 from engine.errors import InvalidInputError
@@ -41,11 +43,13 @@ _LOG = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
     """`subjects`: distinct subjects with one fingerprint, over the fleet, from which it is found. `window_s`: in which they are
-    counted. `hold_s`: how long what is done about a pair lasts."""
+    counted. `hold_s`: how long what is done about a pair lasts. `authenticated`: only witnesses count that a certificate proves,
+    which one pod cannot be two of."""
 
     subjects: int = 20
     window_s: float = 86400.0
     hold_s: float = 7 * 86400.0
+    authenticated: bool = False
 
 
 async def find_shared(store: Store, tenant: str, limits: FleetLimits, now: float | None = None) -> list[str]:
@@ -53,6 +57,9 @@ async def find_shared(store: Store, tenant: str, limits: FleetLimits, now: float
     now = time.time() if now is None else now
     new = []
     for (key, fingerprint), shared in sorted((await store.usage.shared(tenant, now - limits.window_s)).items()):
+        if limits.authenticated:
+            proved = {name: seen for name, seen in shared.subjects.items() if name.startswith(WITNESS)}
+            shared = shared._replace(subjects=proved)
         agreeing = sorted(name for name, seen in shared.subjects.items() if seen.estimate() >= _SEVERAL)
         subjects = union(shared.subjects.values()).estimate()
         # Rounded: a sketch of few items is exact but for its fractions.

@@ -39,6 +39,7 @@ from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.local.store import LocalStore, LocalStoreError
 from sidecar.page import State, WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
+from sidecar.upstream import open_upstream
 from sidecar.usage.checks import Checks, ChecksError
 from sidecar.usage.collector import Collector
 
@@ -165,7 +166,7 @@ def _local_store(config: Config) -> LocalStore | None:
 
 def _lease_client(config: Config, clock: Clock, journal: SegmentWriter) -> LeaseClient:
     settings = LeaseSettings(
-        config.leases_dir, journal.chain, clock.boot_id(), config.control_plane, config.sidecar_name
+        config.leases_dir, journal.chain, clock.boot_id(), open_upstream(config), config.sidecar_name
     )
     return LeaseClient(settings)
 

@@ -22,6 +22,7 @@ from sidecar.sync.proofs import Proofs
 from sidecar.sync.session import Session
 from sidecar.sync.state import SyncState
 from sidecar.sync.trust import TrustedKeys
+from sidecar.upstream import Upstream
 
 _log = logging.getLogger(__name__)
 _METHOD = "/sidestep.v1.SyncService/Sync"
@@ -40,17 +41,16 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """How to follow. `address`: host:port of the control plane. `sidecar`: the stable name shown to operators.
+    """How to follow. `sidecar`: the stable name shown to operators.
 
     `heartbeat_s`: seconds between pings; after three without any message the stream is given up. `healthy_s`: a stream
-    that lasted this long resets the backoff. `retry_s`: when a lane that failed for good is tried again. `credentials`
-    None: plain text. `metadata` goes with every stream and may carry a bearer token.
+    that lasted this long resets the backoff. `retry_s`: when a lane that failed for good is tried again.
+    `metadata` goes with every stream and may carry a bearer token.
     """
 
-    address: str
+    upstream: Upstream
     sidecar: str
     version: str
-    credentials: grpc.ChannelCredentials | None = None
     metadata: Sequence[tuple[str, str]] = ()
     heartbeat_s: float = 2.0
     healthy_s: float = 30.0
@@ -131,11 +131,7 @@ class SyncClient:
 
     async def _stream(self) -> None:
         settings = self._settings
-        if settings.credentials is None:
-            channel = grpc.aio.insecure_channel(settings.address, options=_OPTIONS)
-        else:
-            channel = grpc.aio.secure_channel(settings.address, settings.credentials, options=_OPTIONS)
-        async with channel:
+        async with settings.upstream.open_async(_OPTIONS) as channel:
             sync: grpc.aio.StreamStreamMultiCallable[pb.SyncRequest, bytes] = channel.stream_stream(
                 _METHOD,
                 request_serializer=pb.SyncRequest.SerializeToString,

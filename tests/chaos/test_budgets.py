@@ -23,6 +23,7 @@ from engine.escrow import Account
 from engine.money import NANOS
 from sidecar.journal.record import Record, decode_record
 from sidecar.lease.client import LeaseClient, LeaseSettings
+from sidecar.upstream import Upstream
 from tests.chaos import world
 from tests.chaos.pod import CHANNEL_OPTIONS, Plane, Pod, pass_time
 from tests.fakes.journal import read_journal
@@ -297,7 +298,7 @@ def test_five_uses_over_fifty_pods_of_a_real_control_plane(tmp_path: Path) -> No
                     tmp_path / str(number) / "leases",
                     "w0-0000000000aa",
                     "boot-1",
-                    plane.address,
+                    Upstream(plane.address),
                     f"pod-{number}",
                     report_s=0.05,
                     idle_s=0.1,

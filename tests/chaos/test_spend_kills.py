@@ -20,6 +20,7 @@ from sidecar.lease.holders import HolderFiles
 from sidecar.lease.reservations import Reservations
 from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.upward import Upward
+from sidecar.upstream import Upstream
 from tests.fakes.journal import read_journal
 from tests.fakes.leases import LeaseDesk
 from tests.fakes.shipping import Bench
@@ -94,7 +95,7 @@ def close_dead_holders(data: Path, desk: LeaseDesk) -> None:
 
     async def close() -> None:
         bench = Bench.of(data)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         boot = Clock().boot_id()
         reservations = Reservations(data / "leases", boot)
         closer = HolderCloser(bench.shipper(None), data / "leases", boot, upward, reservations)

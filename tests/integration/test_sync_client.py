@@ -22,6 +22,7 @@ from sidecar.store.reader import Reader
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import Phase, SyncState
+from sidecar.upstream import Upstream
 from tests.fakes.controlplane import ControlPlane, SyncStream, eventually
 from tests.fakes.history import History, device, device_state
 from tests.fakes.store import records
@@ -36,7 +37,12 @@ class Sidecar:
     def __init__(self, directory: Path, address: str, *, check: Check | None = None, **changes: Any) -> None:
         self.directory = directory
         self.settings = SyncSettings(
-            address=address, sidecar="pod-1", version="1.2.3", heartbeat_s=0.5, backoff_limit_s=0.2, **changes
+            upstream=Upstream(address),
+            sidecar="pod-1",
+            version="1.2.3",
+            heartbeat_s=0.5,
+            backoff_limit_s=0.2,
+            **changes,
         )
         self.states: list[SyncState] = []
         self.reader = Reader(directory)

@@ -261,7 +261,7 @@ class ListSidecarsResponse(_message.Message):
     def __init__(self, sidecars: _Optional[_Iterable[_Union[SidecarStatus, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SidecarStatus(_message.Message):
-    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "lags", "clock_offset_ms", "refusals", "version_skew")
+    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "lags", "clock_offset_ms", "refusals", "version_skew", "identity")
     SIDECAR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,7 @@ class SidecarStatus(_message.Message):
     CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     VERSION_SKEW_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     sidecar: str
     instance: str
     version: str
@@ -286,7 +287,8 @@ class SidecarStatus(_message.Message):
     clock_offset_ms: int
     refusals: _containers.RepeatedCompositeFieldContainer[LaneRefusal]
     version_skew: VersionSkew
-    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., lags: _Optional[_Iterable[_Union[SidecarLag, _Mapping]]] = ..., clock_offset_ms: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[LaneRefusal, _Mapping]]] = ..., version_skew: _Optional[_Union[VersionSkew, str]] = ...) -> None: ...
+    identity: str
+    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., lags: _Optional[_Iterable[_Union[SidecarLag, _Mapping]]] = ..., clock_offset_ms: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[LaneRefusal, _Mapping]]] = ..., version_skew: _Optional[_Union[VersionSkew, str]] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class SidecarLag(_message.Message):
     __slots__ = ("tenant", "lane", "revisions", "age")

@@ -18,6 +18,7 @@ from engine.facts import BudgetHeld
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.holders import HolderFiles
 from sidecar.lease.leases import Leases, Taken
+from sidecar.upstream import Upstream
 from tests.fakes.leases import LeaseDesk
 from tests.processes import until
 
@@ -34,7 +35,9 @@ def desk() -> Iterator[LeaseDesk]:
 
 def client(directory: Path, desk: LeaseDesk, number: int = 0, **settings: float) -> LeaseClient:
     chain = f"w{number}-0000000000aa"
-    made = LeaseClient(LeaseSettings(directory / "leases", chain, "boot-1", desk.address, "pod-1", **settings))
+    made = LeaseClient(
+        LeaseSettings(directory / "leases", chain, "boot-1", Upstream(desk.address), "pod-1", **settings)
+    )
     made.start()
     return made
 

@@ -21,6 +21,7 @@ from sidecar.lease.reservations import CANCELLED, EXECUTED, Reservation, Reserva
 from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
+from sidecar.upstream import Upstream
 from tests.fakes.leases import LeaseDesk
 from tests.fakes.records import make_record
 from tests.fakes.shipping import Bench, in_a_loop
@@ -41,7 +42,7 @@ class Worker:
     def __init__(self, bench: Bench, desk: LeaseDesk) -> None:
         self.writer: SegmentWriter = bench.writer(8_000)
         directory = bench.journal.parent / "leases"
-        settings = LeaseSettings(directory, self.writer.chain, BOOT, desk.address, "pod-1", report_s=60.0)
+        settings = LeaseSettings(directory, self.writer.chain, BOOT, Upstream(desk.address), "pod-1", report_s=60.0)
         self.client = LeaseClient(settings)
         self.client.start()
 
@@ -76,7 +77,7 @@ async def test_what_a_dead_worker_spent_is_told_exactly_and_the_rest_comes_back(
         worker = Worker(bench, desk)
         worker.use(40)
         worker.use(1, recorded=False)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         shipper = bench.shipper(None)
         closer = HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward)
         await closer.step()
@@ -104,7 +105,7 @@ async def test_after_another_boot_all_of_the_slices_stay_spent(bench: Bench) -> 
         worker.use(3)
         worker.die()
         before = desk.taken(ACCOUNT)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         closer = HolderCloser(bench.shipper(None), bench.journal.parent / "leases", "boot-2", upward)
         await closer.step()
         assert desk.taken(ACCOUNT) == before
@@ -123,7 +124,7 @@ async def test_settlements_are_sent_until_they_are_known(tmp_path: Path) -> None
             reservations.keep([Spending(decision_id, spent)], 0.0)
         for decision_id, state in zip(ids, (CANCELLED, EXECUTED, CANCELLED), strict=True):
             reservations.settle(decision_id, "payments", state, 1.0)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         sender = SettlementSender(reservations, upward)
         desk.lose_answers = 1
         await sender.step()
@@ -155,7 +156,7 @@ async def test_settlements_of_a_refused_tenant_hold_up_no_others(tmp_path: Path)
             spent = Reservation(tenant, "g1", "alice", 2, "ab" * 16, 1, 0, 0.0, "payments")
             reservations.keep([Spending(bytes([number]) * 16, spent)], 0.0)
             reservations.settle(bytes([number]) * 16, "payments", CANCELLED, 1.0)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         assert await SettlementSender(reservations, upward).step() > 0.0
         assert [spent.tenant for _, spent in reservations.unsent(10)] == ["gone"]
         assert len(desk.settled) == 1
@@ -201,7 +202,7 @@ async def test_what_became_of_requests_that_a_worker_died_over_is_told_at_once(b
             for _ in range(3):
                 await shipper.step()
             assert not [name for name in bench.files() if name.endswith(".seg")]
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         desk.down = True  # it does not take the control plane
         await HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward, reservations).step()
         for key, decision_id in zip(KEYS[:2], decision_ids, strict=False):
@@ -229,7 +230,7 @@ async def test_requests_of_which_the_journal_cannot_tell_stay_as_they_are(bench:
         later = bench.shipper(None)
         for chain in later._backlog.recent._chains.values():
             chain.since_ms += 120_000
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         await HolderCloser(later, bench.journal.parent / "leases", BOOT, upward, reservations).step()
         for key in KEYS:
             assert (found := reservations.repeat(key, 2.0)) is not None
