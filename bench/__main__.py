@@ -13,6 +13,7 @@ BENCHMARKS = {
     "outage": "Evaluate's p99 with the collector down or the agent stopped, and without",
     "guards": "what guards and rate limits add to a decision",
     "million": "a million devices: import, sync, memory, and Evaluate beside a no-op RPC",
+    "fleet": "a thousand streams on one control plane: commit to enforced, CPU and memory per stream, a restart",
     "mimicry": "honest life with six styles of attack: what guards catch, how soon, and whom they disturb",
 }
 

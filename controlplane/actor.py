@@ -9,11 +9,14 @@ from enum import StrEnum
 
 from controlplane.errors import RefusedError
 from engine.errors import InvalidInputError
+from engine.lifecycle import ANONYMOUS as ANONYMOUS
 
-ANONYMOUS = "anonymous"
 SYSTEM = "controlplane"
 # Names that nobody may take.
 RESERVED = frozenset({ANONYMOUS, SYSTEM})
+
+UNVERIFIED = "nobody is verified here (development mode): that these are two people is only said"
+"""What is told to whoever agrees as a second person by an asserted name."""
 
 _ASSERTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 

@@ -16,22 +16,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sidestep.v1 import (
-    access_pb2,
     access_pb2_grpc,
-    admin_pb2,
     admin_pb2_grpc,
-    audit_pb2,
     audit_pb2_grpc,
-    lease_pb2,
     lease_pb2_grpc,
-    report_pb2,
     report_pb2_grpc,
-    sync_pb2,
-    usage_pb2,
     usage_pb2_grpc,
 )
 
 from controlplane.api.admin import AdminService
+from controlplane.api.admission import Admission
 from controlplane.api.audit import AuditService
 from controlplane.api.errors import ErrorInterceptor
 from controlplane.api.grants import AccessService
@@ -39,43 +33,51 @@ from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
 from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
+from controlplane.api.quotas import ImportQuotas
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.api.usage import UsageService
+from controlplane.api.versions import Versions
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
-from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
+from controlplane.counters import Counters
 from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
+from controlplane.identity.certificates import ServerCertificates
+from controlplane.identity.mapping import SETTING as MAPPING_SETTING
+from controlplane.identity.sidecars import Identities, Sidecars
+from controlplane.maintenance import add_commands, run_command
+from controlplane.metrics.calls import CallsInterceptor
+from controlplane.metrics.catalogue import SERVICES
+from controlplane.metrics.collect import Collector, Sources
+from controlplane.metrics.lag import LoopLag
+from controlplane.metrics.meters import Meters
 from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
 from controlplane.review.access import Reviewer
+from controlplane.signing import SETTING as SIGNING_SETTING
+from controlplane.signing import KeyFiles, Signatures, Signer
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
 from controlplane.threat.fleet import FleetLimits
 from controlplane.threat.watch import Watch
 from engine import logs
 from engine.errors import SidestepError
+from engine.keptfiles import KeptFilesError
 from engine.tokenfiles import TokenFilesError
 
 _LOG = logging.getLogger(__name__)
 
-_SERVICES = (
-    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
-    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
-    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
-    audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
-    sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
-    report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
-    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
-    lease_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
-)
+_SERVICES = tuple(service.full_name for service in SERVICES)
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Who opens a connection and says nothing keeps it no longer than this.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Above its default of 1,000 grpcio ends waiting calls at random with CANCELLED, which a herd of reconnecting sidecars would
     # reach; admission is SyncService's to refuse, with a time to come back.
     ("grpc.server.max_pending_requests", 20_000),
@@ -90,25 +92,38 @@ _GRPC_OPTIONS = (
 
 
 class Serving(NamedTuple):
-    """Where a running control plane can be reached."""
+    """Where a running control plane can be reached. `admin`: without a client certificate; empty: nowhere."""
 
     grpc: str
     http: str
+    admin: str
+    counters: Counters
 
 
 @asynccontextmanager
-async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
+async def control_plane(settings: Settings, signer: Signer | None = None) -> AsyncIterator[Serving]:
     """Runs a control plane; on leaving, ends streams, lets running calls finish and closes everything.
 
-    Raises SettingsError if an address cannot be had, SchemaError or StoreError if the database cannot be used.
+    `signer`: signs instead of the keys that the settings name. Raises SettingsError if an address cannot be had or a key not be
+    used, SchemaError or StoreError if the database cannot be used.
     """
+    counters = Counters()
+    certificates = _read_certificates(settings)
+    identities = _read_identities(settings, certificates)
     async with AsyncExitStack() as stack:
-        store = await Store.open(settings.database_url)
+        store = await Store.open(settings.database_url, migrating=settings.migrating())
         stack.push_async_callback(store.close)
-        changes = Changes(store)
+        keys = _read_signing_keys(settings) if signer is None else None
+        signatures = Signatures(signer or keys)
+        changes = Changes(store, signatures)
         await changes.start()
         stack.push_async_callback(changes.stop)
-        snapshots = Snapshots(store, settings.snapshot_path(), max_builds=settings.max_snapshot_builds)
+        snapshots = Snapshots(
+            store,
+            settings.snapshot_path(),
+            max_builds=settings.max_snapshot_builds,
+            shared=settings.shares_snapshot_path(),
+        )
         stack.push_async_callback(snapshots.stop)
         await snapshots.start()
         retention = Retention(
@@ -120,34 +135,63 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             sidecars_s=settings.sidecar_retention,
             journals_s=settings.journal_retention,
         )
-        scope = settings.scope()
+        sidecars = Sidecars(store, identities, settings.scope(), counters)
         sync = SyncService(
             store,
             changes,
             snapshots,
-            scope_of=lambda _context: scope,
+            sidecars,
+            counters,
+            signatures,
             heartbeat_s=settings.heartbeat,
             ack_timeout_s=settings.ack_timeout,
-            max_streams=settings.max_streams,
+            admission=Admission(max_streams=settings.max_streams, per_second=settings.admission_rate),
+            versions=Versions(version("sidestep"), settings.version_window, refuse=settings.version_skew == "refuse"),
+            max_transfers=settings.max_transfers,
+            max_age_s=settings.max_stream_age,
         )
+        meters = Meters(version("sidestep"), otel_environment())
+        stack.push_async_callback(asyncio.to_thread, meters.close)
         operators = _read_operators(settings)
         refusals = Refusals(store)
         stack.push_async_callback(refusals.close)
         status = Health(
             _SERVICES,
             {"database": changes.is_current},
-            operators.describe
-            if operators is not None
-            else lambda: {"operators": "development mode: anyone may administer"},
+            lambda: {**_notes(operators, keys, signatures), **identities.describe()},
+            lambda accept: _scrape(meters, collector, accept),
         )
-        identity = IdentityInterceptor(operators, refusals)
-        server = _build_server(settings, store, sync, status, identity, refusals)
-        grpc_address = _listen_grpc(server, settings)
+        errors = ErrorInterceptor()
+        interceptors = (CallsInterceptor(meters.record_call), errors, IdentityInterceptor(operators, refusals))
+        # The connections of other calls are renewed likewise; gRPC lets streams that run on them end by themselves.
+        age = ("grpc.max_connection_age_ms", int(settings.max_stream_age * 1000))
+        server = grpc.aio.server(interceptors=interceptors, options=(*_GRPC_OPTIONS, age))
+        leases = LeaseService(store, sidecars)
+        reports = ReportService(store, refusals, sidecars)
+        quotas = ImportQuotas(per_tenant=settings.imports_per_tenant, records_per_minute=settings.import_records)
+        _add_services(server, settings, store, sync, status, leases, reports, quotas)
+        lag = LoopLag()
+        collector = Collector(
+            Sources(
+                store,
+                changes,
+                snapshots,
+                sync,
+                leases,
+                reports,
+                quotas,
+                lag,
+                meters.rpcs,
+                lambda: errors.store_failures,
+            )
+        )
+        grpc_address = _listen_grpc(server, "listen", settings, certificates, counters)
+        admin_address = _listen_grpc(server, "admin_listen", settings, certificates, counters)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
         await server.start()
         stack.push_async_callback(server.stop, settings.drain)
-        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window)
+        limits = FleetLimits(settings.fleet_subjects, settings.fleet_window, authenticated=sidecars.authenticated)
         watch = Watch(store, limits, settings.review_interval)
         works = [
             retention.run(),
@@ -155,20 +199,29 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             refusals.run(),
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
+            sync.run(),
+            sync.follow(identities),
+            lag.run(),
+            collector.run(),
+            meters.run(collector.collect),
         ]
+        if certificates is not None:
+            works.append(certificates.follow())
         if operators is not None:
             works.append(operators.follow())
+        if keys is not None:
+            works.append(keys.follow())
         for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         try:
-            yield Serving(grpc_address, http_address)
+            yield Serving(grpc_address, http_address, admin_address, counters)
         finally:
             await status.drain()
             sync.drain()
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT. Exit code 2: wrong settings; 1: could not start."""
+    """Serves until SIGTERM or SIGINT, or does one thing to the database. Exit code 2: wrong settings; 1: it failed."""
     parser = argparse.ArgumentParser(
         prog="sidestep-controlplane",
         description="Keeps the records and the caches of all sidecars current.",
@@ -176,11 +229,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("sidestep"))
-    parser.parse_args()
+    add_commands(parser)
+    arguments = parser.parse_args()
     try:
         settings = load_settings()
         logs.configure(settings.log_level, settings.log_format, "controlplane")
-        asyncio.run(_serve(settings))
+        if arguments.command is not None:
+            sys.stdout.write(f"{run_command(arguments, settings)}\n")
+        else:
+            asyncio.run(_serve(settings))
     except SettingsError as error:
         sys.exit(_complain(error, 2))
     except SidestepError as error:
@@ -194,7 +251,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with control_plane(settings) as serving:
         # Whoever started this program waits for this line.
-        sys.stdout.write(f"ready grpc={serving.grpc} http={serving.http}\n")
+        addresses = ",".join(filter(None, (serving.grpc, serving.admin)))
+        sys.stdout.write(f"ready grpc={addresses} http={serving.http}\n")
         sys.stdout.flush()
         await stopping.wait()
         _LOG.info("stopping")
@@ -215,42 +273,100 @@ def _read_operators(settings: Settings) -> Operators | None:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
 
 
-def _build_server(
+def _read_signing_keys(settings: Settings) -> KeyFiles | None:
+    if not settings.signing_keys:
+        _LOG.warning("%s is not set: development mode, nothing that sidecars are sent is signed", SIGNING_SETTING)
+        return None
+    return KeyFiles(settings.signing_keys)
+
+
+def _notes(operators: Operators | None, keys: KeyFiles | None, signatures: Signatures) -> dict[str, object]:
+    """What health tells besides readiness."""
+    notes: dict[str, object] = {
+        "operators": "development mode: anyone may administer",
+        "approvals": "by asserted names: that the second person is another one is only said",
+    }
+    if operators is not None:
+        notes = operators.describe()
+    if keys is not None:
+        return notes | keys.describe()
+    return notes | {"signing_key": signatures.key_id or "development mode: nothing is signed"}
+
+
+def _read_certificates(settings: Settings) -> ServerCertificates | None:
+    if not settings.tls_cert:
+        return None
+    try:
+        return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except KeptFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _read_identities(settings: Settings, certificates: ServerCertificates | None) -> Identities:
+    if not settings.sidecars and settings.tls_cert:
+        _LOG.warning("%s is not set: whoever connects may follow as a sidecar", MAPPING_SETTING)
+    try:
+        return Identities(
+            settings.sidecars, settings.revoked, list if certificates is None else certificates.authorities
+        )
+    except TokenFilesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _add_services(
+    server: grpc.aio.Server,
     settings: Settings,
     store: Store,
     sync: SyncService,
     status: Health,
-    identity: IdentityInterceptor,
-    refusals: Refusals,
-) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
+    leases: LeaseService,
+    reports: ReportService,
+    quotas: ImportQuotas,
+) -> None:
     access = AccessService(store, Reviewer(store, store.usage.last_used))
     access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
     writer = Writer(store)
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
+    admin = AdminService(store, writer, quotas)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
-    reports = ReportService(store, refusals, settings.scope())
     report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
-    tenants = settings.scope()
-    leases = LeaseService(store, lambda _context: tenants)
     lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-    return server
 
 
-def _listen_grpc(server: grpc.aio.Server, settings: Settings) -> str:
-    host = settings.listen.rpartition(":")[0]
+async def _scrape(meters: Meters, collector: Collector, accept: str) -> tuple[str, bytes]:
+    meters.update(await collector.collect())
+    # Some hundred series: not in the event loop.
+    return await asyncio.to_thread(meters.render, accept)
+
+
+def _listen_grpc(
+    server: grpc.aio.Server,
+    field: str,
+    settings: Settings,
+    certificates: ServerCertificates | None,
+    counters: Counters,
+) -> str:
+    address = str(getattr(settings, field))
+    if not address:
+        return ""
+    host = address.rpartition(":")[0]
     try:
-        return f"{host}:{server.add_insecure_port(settings.listen)}"
+        if certificates is None:
+            return f"{host}:{server.add_insecure_port(address)}"
+        # gRPC demands a client certificate of everybody or of nobody; so those who have none get an address of their own.
+        require = field == "listen" and bool(settings.tls_client_ca)
+        credentials = certificates.credentials(counters.handshake, require_client=require)
+        return f"{host}:{server.add_secure_port(address, credentials)}"
     except RuntimeError:
-        raise SettingsError(f"{setting_name('listen')}: cannot listen on {settings.listen}") from None
+        raise SettingsError(f"{setting_name(field)}: cannot listen on {address}") from None
 
 
 async def _listen_http(status: Health, settings: Settings) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sidestep.v1 import resources_pb2 as pb
 
+from controlplane.bounds import loosens_classes, reopens_class
 from engine.names import Collection
 
 DEFAULT_LIFETIME_S: Final = 7 * 86_400.0
@@ -33,12 +34,13 @@ _VOIDING: Final = tuple(
 
 
 class Change(NamedTuple):
-    """One record before and after. None: there is none. `twin`: of a device, its standing."""
+    """One record before and after. None: there is none. `twin`: of a device, its standing; `owner`: the subject it is of."""
 
     collection: Collection
     before: Any | None
     after: Any | None
     twin: pb.DeviceState | None = None
+    owner: pb.Subject | None = None
 
 
 def guarded(control: pb.ChangeControl, change: Change, now: float) -> list[str]:
@@ -51,6 +53,11 @@ def guarded(control: pb.ChangeControl, change: Change, now: float) -> list[str]:
     return found
 
 
+def finding_rules(control: pb.ChangeControl) -> list[str]:
+    """The rules by which dismissing a finding needs a second person: it sheds the suspicion that the finding left."""
+    return [f"{_PREFIX}blocks"] if control.blocks else []
+
+
 def concerns(control: pb.ChangeControl, collection: Collection) -> bool:
     """Whether any change of such records may need a second person."""
     always = _ALWAYS.get(collection)
@@ -60,13 +67,16 @@ def concerns(control: pb.ChangeControl, collection: Collection) -> bool:
         return is_on(control)
     if collection is Collection.POSTURES:
         return control.posture or control.kill_switch
+    if collection is Collection.GRANT_CLASSES:
+        return control.kill_switch
     return control.blocks and collection in _BLOCKS
 
 
 def protects(collection: Collection, record: Any, now: float) -> bool:
     """Whether a change of this stored record may lift a block: of a device, its standing is asked instead."""
     if collection is Collection.SUBJECTS:
-        return record.state != pb.SUBJECT_STATE_ACTIVE or any(map(record.HasField, _VOIDING))
+        voided = any(map(record.HasField, _VOIDING))
+        return record.state != pb.SUBJECT_STATE_ACTIVE or voided or bool(suspected(record, now))
     if collection is Collection.DEVICE_STATES:
         return blocks(record) > 0
     return collection is Collection.REVOKED_SESSIONS and not _is_over(record, now)
@@ -91,6 +101,14 @@ def blocks(state: pb.DeviceState | None) -> int:
     return 2 if state.trust == pb.DEVICE_TRUST_REVOKED else 1
 
 
+def suspected(subject: pb.Subject | None, now: float) -> dict[tuple[str, str], int]:
+    """The devices of a subject that are suspect, with the guard that says so, and until when (ns)."""
+    marks = subject.suspects if subject is not None else ()
+    # Without an end it has none.
+    ends = {(mark.device, mark.guard): _at(mark, "expire_time") or 2**63 for mark in marks}
+    return {pair: end for pair, end in ends.items() if end > now * 1e9}
+
+
 def _rules(change: Change, now: float) -> Iterator[str]:
     """What a change is an instance of."""
     always = _ALWAYS.get(change.collection)
@@ -100,6 +118,9 @@ def _rules(change: Change, now: float) -> Iterator[str]:
         if _level(change.after) < _level(change.before):
             yield "posture"
         if _is_off(change.before) and not _is_off(change.after):
+            yield "kill_switch"
+    elif change.collection is Collection.GRANT_CLASSES:
+        if reopens_class(change.before, change.after):
             yield "kill_switch"
     else:
         lifts = _LIFTS.get(change.collection)
@@ -115,12 +136,8 @@ def _weakens(control: pb.ChangeControl, before: pb.Settings | None, after: pb.Se
     left = after.change_control if after is not None else pb.ChangeControl()
     if any(getattr(control, rule) and not getattr(left, rule) for rule in RULES):
         return True
-    # How many people must approve a grant. A class that is taken away could come back as another.
-    wanted = {
-        grant_class.id: grant_class.approvals for grant_class in (after.grant_classes if after is not None else ())
-    }
-    classes = before.grant_classes if before is not None else ()
-    if any(wanted.get(grant_class.id, -1) < grant_class.approvals for grant_class in classes if grant_class.approvals):
+    # What a grant may be, and how many people must approve it, is what one person may not do alone.
+    if loosens_classes(before, after):
         return True
     # One who proposes must not be able to wait until nobody looks any more.
     return lifetime_s(left) > lifetime_s(control)
@@ -146,7 +163,11 @@ def _lifts_subject(change: Change, now: float) -> bool:
         return True
     # Whoever is deleted and put again has had no such event.
     after = change.after if change.after is not None else pb.Subject()
-    return any(_at(before, field) > _at(after, field) for field in _VOIDING)
+    if any(_at(before, field) > _at(after, field) for field in _VOIDING):
+        return True
+    # Of a put the control plane keeps the suspicion; a deletion would shed it.
+    left = suspected(after, now)
+    return any(left.get(pair, 0) < end for pair, end in suspected(before, now).items())
 
 
 def _at(record: Any, field: str) -> int:
@@ -175,7 +196,10 @@ def _is_over(session: pb.RevokedSession, now: float) -> bool:
 
 def _lifts_device(change: Change, now: float) -> bool:
     # A blocked device is known by what is registered of it: without that, or with something else, it is another one.
-    return bool(blocks(change.twin)) and change.before != change.after
+    # So is one that is suspect of being somebody else.
+    name = (change.before if change.before is not None else change.after).name  # type: ignore[union-attr]
+    suspect = any(device == name.rpartition("/")[2] for device, _ in suspected(change.owner, now))
+    return (suspect or bool(blocks(change.twin))) and change.before != change.after
 
 
 _LIFTS: Final[dict[Collection, Callable[[Change, float], bool]]] = {

@@ -17,8 +17,10 @@ from typing import NamedTuple
 from sidestep.v1 import resources_pb2, sync_pb2
 
 from controlplane.errors import CompactedError, StoreError
+from controlplane.signing import Signatures
 from controlplane.store import Entry, Head, Store
 from engine.names import Lane
+from engine.statement import Kind
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,10 +103,12 @@ class Ring:
 class Changes:
     """Follows the store's heads and tells the streams. All methods belong to one event loop."""
 
-    def __init__(self, store: Store, *, poll_s: float = 0.05) -> None:
+    def __init__(self, store: Store, signatures: Signatures | None = None, *, poll_s: float = 0.05) -> None:
         self._store = store
+        self._signatures = signatures or Signatures()
+        self._signed_by = self._signatures.key_id
         self._poll_s = poll_s
-        self._rings = {lane: Ring(_RING_FRAMES, _RING_BYTES[lane]) for lane in Lane}
+        self._rings = _rings()
         self._heads: dict[LaneKey, Head] = {}
         self._histories: dict[LaneKey, int] = {}
         self._committed: dict[LaneKey, Head] = {}
@@ -115,6 +119,8 @@ class Changes:
         self._subscribers: set[Updates] = set()
         self._encoded_heads: dict[frozenset[str] | None, bytes] = {}
         self._task: asyncio.Task[None] | None = None
+        self.failures = 0
+        """Times the heads could not be read."""
 
     async def start(self) -> None:
         """Reads the heads and follows them from then on. Raises StoreError."""
@@ -142,7 +148,11 @@ class Changes:
 
     def is_current(self) -> bool:
         """Whether the heads were read a moment ago. If not, the database is out of reach and they prove nothing."""
-        return time.monotonic() - self._polled_at < max(_CURRENT_FOR_S, 4 * self._poll_s)
+        return self.age_s() < max(_CURRENT_FOR_S, 4 * self._poll_s)
+
+    def age_s(self) -> float:
+        """Seconds since the heads were last read."""
+        return time.monotonic() - self._polled_at
 
     @contextmanager
     def subscribe(self, wake: asyncio.Event, scope: frozenset[str] | None) -> Iterator[Updates]:
@@ -161,9 +171,14 @@ class Changes:
         """
         tenant, lane = key
         last = self._heads[key].revision
+        if self._signatures.key_id != self._signed_by:
+            # The frames bear another key's signature, and that key may no longer be trusted.
+            self._rings = _rings()
+            self._signed_by = self._signatures.key_id
         frames = self._rings[lane].after(tenant, after, limit)
         if frames is None:
-            frames = [to_frame(entry) for entry in await self._store.changes(tenant, lane, after, limit=limit)]
+            entries = await self._store.changes(tenant, lane, after, limit=limit)
+            frames = [await self._frame(entry) for entry in entries]
         return [frame for frame in frames if frame.revision <= last]
 
     async def refresh(self) -> None:
@@ -207,6 +222,7 @@ class Changes:
                     _LOG.warning("following the change log again")
                 failing = False
             except StoreError as error:
+                self.failures += 1
                 if not failing:
                     _LOG.error("cannot follow the change log: %s", error)
                 failing = True
@@ -240,7 +256,7 @@ class Changes:
                     entries = await self._store.changes(head.tenant, head.lane, after, limit=_READ_AHEAD)
                     for entry in entries:
                         if entry.revision <= head.revision:
-                            ring.append(head.tenant, to_frame(entry))
+                            ring.append(head.tenant, await self._frame(entry))
                     after = entries[-1].revision
             except CompactedError:
                 ring.forget(head.tenant)
@@ -252,6 +268,14 @@ class Changes:
         for updates in self._subscribers:
             updates.moved(key)
 
+    async def _frame(self, entry: Entry) -> Frame:
+        """A commit as it is sent to everyone. Raises SigningError."""
+        return Frame(entry.revision, await self._signatures.response(Kind.DELTA, entry.delta))
+
+
+def _rings() -> dict[Lane, Ring]:
+    return {lane: Ring(_RING_FRAMES, _RING_BYTES[lane]) for lane in Lane}
+
 
 def to_cursor(head: Head) -> sync_pb2.Cursor:
     """A head as it is written on the wire."""
@@ -262,8 +286,3 @@ def to_cursor(head: Head) -> sync_pb2.Cursor:
         revision=head.revision,
         digest=head.digest,
     )
-
-
-def to_frame(entry: Entry) -> Frame:
-    """A commit as it is sent."""
-    return Frame(entry.revision, sync_pb2.SyncResponse(delta=entry.delta).SerializeToString())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from controlplane.errors import SettingsError
-from controlplane.store.dialect import database_path
+from controlplane.store.dialect import check_url, database_path
+from engine.addresses import is_loopback
 from engine.errors import InvalidInputError
 from engine.names import check_tenant
 
@@ -53,6 +55,10 @@ def _check_address(value: str) -> str:
     return value
 
 
+def _check_optional_address(value: str) -> str:
+    return _check_address(value) if value else value
+
+
 def _check_scope(value: str) -> str:
     for tenant in value.split(",") if value != "*" else ():
         try:
@@ -64,7 +70,7 @@ def _check_scope(value: str) -> str:
 
 def _check_database(value: str) -> str:
     try:
-        database_path(value)
+        check_url(value)
     except SettingsError as error:
         raise ValueError(str(error)) from None
     return value
@@ -73,6 +79,18 @@ def _check_database(value: str) -> str:
 Seconds = Annotated[float, BeforeValidator(_to_seconds)]
 Bytes = Annotated[int, BeforeValidator(_to_bytes)]
 Address = Annotated[str, AfterValidator(_check_address)]
+
+
+# What makes no sense without something else.
+_NEEDS = (
+    ("tls_cert", "tls_key"),
+    ("tls_key", "tls_cert"),
+    ("tls_client_ca", "tls_cert"),
+    ("tls_client_ca", "sidecars"),
+    ("sidecars", "tls_client_ca"),
+    ("revoked", "tls_client_ca"),
+)
+_BEYOND_THIS_HOST = ("tls_cert", "tls_client_ca", "operators")
 
 
 class Settings(BaseSettings):
@@ -84,13 +102,41 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     listen: Address = Field("127.0.0.1:9190", description="where gRPC is served")
-    http_listen: Address = Field("127.0.0.1:9189", description="where /healthz and /readyz are served")
+    admin_listen: Annotated[str, AfterValidator(_check_optional_address)] = Field(
+        "",
+        description="where operators may call without a client certificate; empty: nowhere but at SIDESTEP_CP_LISTEN",
+    )
+    http_listen: Address = Field("127.0.0.1:9189", description="where /healthz, /readyz and /metrics are served")
     database_url: Annotated[str, AfterValidator(_check_database)] = Field(
         "sqlite+aiosqlite:///sidestep.db", description="the database"
     )
-    snapshot_dir: str = Field("", description="folder of snapshot files; empty: beside the database")
+    migrate: Literal["", "auto", "never"] = Field(
+        "",
+        description="whether to bring the database's schema up to date at the start: `auto`, or `never`; empty: `auto` on SQLite,"
+        " `never` on PostgreSQL",
+    )
+    snapshot_dir: str = Field(
+        "",
+        description="folder of snapshot files; empty: beside the database, with PostgreSQL one of each process under the system's"
+        " folder for temporary files",
+    )
     operators: str = Field(
         "", description="path of the operators' file: who may administer; empty: development mode, anyone may"
+    )
+    signing_keys: str = Field(
+        "",
+        description="files with Ed25519 keys, or folders of them, separated by commas: what sidecars are sent is signed; "
+        "empty: development mode, nothing is",
+    )
+    tls_cert: str = Field("", description="path of the server's certificate chain in PEM; empty: nothing is encrypted")
+    tls_key: str = Field("", description="path of its private key in PEM")
+    tls_client_ca: str = Field(
+        "", description="path of the authorities whose client certificates SIDESTEP_CP_LISTEN demands, in PEM"
+    )
+    sidecars: str = Field("", description="path of the sidecars' file: which certificates may follow which tenants")
+    revoked: str = Field("", description="path of the file of revoked client certificates")
+    insecure: bool = Field(
+        False, description="listen beyond this host without TLS, without knowing sidecars, or in development mode"
     )
     sync_scope: Annotated[str, AfterValidator(_check_scope)] = Field(
         "*", description="tenants a sidecar follows, separated by commas; *: all"
@@ -100,6 +146,21 @@ class Settings(BaseSettings):
         60.0, ge=1, le=3_600, description="longest wait for a sidecar to acknowledge a snapshot chunk"
     )
     max_streams: int = Field(10_000, ge=1, description="sidecars connected at a time")
+    admission_rate: float = Field(200.0, gt=0, le=100_000, description="sidecars that may connect per second")
+    max_stream_age: Seconds = Field(
+        3_600.0, ge=1, le=604_800, description="after which a sidecar is sent to connect again, give or take a fifth"
+    )
+    max_transfers: int = Field(100, ge=1, le=10_000, description="sidecars that are sent a snapshot at a time")
+    version_window: int = Field(2, ge=0, le=100, description="minor versions a sidecar may be older or newer")
+    version_skew: Literal["refuse", "flag"] = Field(
+        "refuse", description="what is done about a sidecar outside of that: `refuse`, or `flag` it in the list only"
+    )
+    imports_per_tenant: int = Field(2, ge=1, le=4, description="imports of one tenant at a time")
+    import_records: int = Field(
+        3_000_000,
+        ge=1,
+        description="records a tenant may import per minute; an import may overdraw, the next one waits",
+    )
     max_snapshot_builds: int = Field(2, ge=1, le=16, description="snapshots built at a time")
     log_entries: int = Field(10_000, ge=1, description="commits kept per tenant and lane in the change log")
     log_bytes: Bytes = Field(256 * 1024**2, ge=1024, description="bytes kept per tenant and lane in the change log")
@@ -135,6 +196,25 @@ class Settings(BaseSettings):
         """The environment, then what is given (the file)."""
         return env_settings, init_settings
 
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        for field, needed in _NEEDS:
+            if getattr(self, field) and not getattr(self, needed):
+                raise ValueError(f"{setting_name(field)}: needs {setting_name(needed)}")
+        if self.insecure:
+            return self
+        for field in ("listen", "admin_listen"):
+            address = getattr(self, field)
+            if not address or is_loopback(address):
+                continue
+            missing = [name for name in _BEYOND_THIS_HOST if not getattr(self, name)]
+            if missing:
+                raise ValueError(
+                    f"{setting_name(field)}: {address} can be reached from other hosts, and needs "
+                    f"{', '.join(map(setting_name, missing))}; if it is meant to do without, set {setting_name('insecure')}=true"
+                )
+        return self
+
     def scope(self) -> frozenset[str] | None:
         """The tenants of `sync_scope`; None: all."""
         if self.sync_scope == "*":
@@ -142,11 +222,21 @@ class Settings(BaseSettings):
         return frozenset(tenant.strip() for tenant in self.sync_scope.split(","))
 
     def snapshot_path(self) -> Path:
-        """The folder of snapshot files."""
+        """The folder of snapshot files; with PostgreSQL and no `snapshot_dir` that of such folders, one per process."""
         if self.snapshot_dir:
             return Path(self.snapshot_dir)
         database = database_path(self.database_url)
+        if database is None:
+            return Path(tempfile.gettempdir()) / f"sidestep-snapshots-{os.geteuid()}"
         return database.with_name(f"{database.name}.snapshots")
+
+    def shares_snapshot_path(self) -> bool:
+        """Whether other processes have their folders in `snapshot_path` too."""
+        return not self.snapshot_dir and database_path(self.database_url) is None
+
+    def migrating(self) -> bool | None:
+        """Whether to migrate the database at the start; None: if it is SQLite."""
+        return {"": None, "auto": True, "never": False}[self.migrate]
 
 
 def load_settings() -> Settings:
@@ -157,7 +247,10 @@ def load_settings() -> Settings:
     try:
         return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in values.items()})
     except ValidationError as error:
-        problems = (f"{setting_name(str(one['loc'][0]))}: {_message(one['msg'])}" for one in error.errors())
+        problems = (
+            f"{setting_name(str(one['loc'][0]))}: {_message(one['msg'])}" if one["loc"] else _message(one["msg"])
+            for one in error.errors()
+        )
         raise SettingsError("\n".join(problems)) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controlplane.counters import Refused
 from engine.errors import SidestepError
 
 
@@ -23,6 +24,13 @@ class NotFoundError(SidestepError):
     def __init__(self, name: str, problem: str = "not found") -> None:
         super().__init__(f"{name}: {problem}")
         self.name = name
+
+
+class ChangedError(SidestepError):
+    """What was read has changed meanwhile, so what was made of it was not written."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: has changed meanwhile")
 
 
 class ConflictError(SidestepError):
@@ -47,6 +55,10 @@ class CompactedError(SidestepError):
         self.tenant = tenant
         self.lane = lane
         self.after = after
+
+
+class SigningError(StoreError):
+    """Nothing can be signed now: whoever holds the keys does not answer. Like a database out of reach, it may pass."""
 
 
 class DamagedError(SidestepError):
@@ -78,6 +90,36 @@ class ScopeError(SidestepError):
     def __init__(self, tenant: str) -> None:
         super().__init__(f"tenants/{tenant}: out of scope for this caller")
         self.tenant = tenant
+
+
+class UnidentifiedError(SidestepError):
+    """No certificate came with the connection of a sidecar."""
+
+    def __init__(self) -> None:
+        super().__init__("sidecars are known by a client certificate here, and none came with this connection")
+
+
+class IdentityError(SidestepError):
+    """A certificate gives nothing: it is revoked or expired, or no tenant is mapped to it. `why` is a label of counters."""
+
+    def __init__(self, why: Refused, problem: str) -> None:
+        super().__init__(problem)
+        self.why = why
+
+
+class ScopeChangedError(SidestepError):
+    """The tenants of a running stream are no longer those of its sidecar; a new stream gets the new ones."""
+
+    def __init__(self) -> None:
+        super().__init__("the tenants of this sidecar have changed; connect again")
+
+
+class NameTakenError(SidestepError):
+    """The certificate is not that of the sidecar of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"sidecar {name}: the name, or what is kept under it, belongs to another identity")
+        self.name = name
 
 
 class RefusedError(SidestepError):

@@ -41,7 +41,7 @@ LOOK_EVERY_S: Final = 1.0
 
 
 def _operator_name(value: str) -> str:
-    if value in RESERVED:
+    if value.casefold() in RESERVED:
         raise ValueError("is the name of nobody in particular")
     return check_holder_name(value)
 

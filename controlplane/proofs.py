@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from sidestep.v1 import resources_pb2 as pb
 
 from engine.acr import AcrOrder
-from engine.cooloff import DEFAULT_COOL_OFF_S, credible
+from engine.cooloff import DEFAULT_COOL_OFF_S
 from engine.errors import InvalidInputError, SidestepError
 from engine.facts import Authentication, Evidence, Subject
 from engine.names import check_id
+from engine.registration import DEFAULT_REGISTER_WITHIN_S, strong
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, MAX_CLOCK_SKEW_S
 
 MAX_TOKEN_BYTES = 8 * 1024
@@ -96,21 +97,18 @@ class Verifier:
         self._cool_off_s = DEFAULT_COOL_OFF_S
         if settings.HasField("cool_off"):
             self._cool_off_s = max(settings.cool_off.seconds + settings.cool_off.nanos / 1e9, 0.0)
+        self.register_within_s = DEFAULT_REGISTER_WITHIN_S
+        if settings.HasField("device_register_within"):
+            self.register_within_s = settings.device_register_within.ToNanoseconds() / 1e9
         self.clock_skew_s = DEFAULT_CLOCK_SKEW_S
         if settings.HasField("clock_skew"):
             stated = settings.clock_skew
             self.clock_skew_s = min(max(stated.seconds + stated.nanos / 1e9, 0.0), MAX_CLOCK_SKEW_S)
 
-    def strong(self, proof: Proof, subject: pb.Subject | None, now: float) -> bool:
-        """Whether it was a strong authentication: it reaches the tenant's top requirement, and does not rest on a phone number
-        whose SIM was changed lately."""
-        if not (proof.acr and self._top and self._order.implies(proof.acr, self._top)):
-            return False
-        changed_at = None
-        if subject is not None and subject.HasField("sim_change_time"):
-            changed_at = subject.sim_change_time.ToNanoseconds() / 1e9
+    def strong(self, proof: Proof, subject: Subject, now: float) -> bool:
+        """Whether it was a strong authentication (`engine.registration`)."""
         event = Authentication(proof.acr, proof.authenticated_at, Evidence.VERIFIED, proof.amr, proof.issuer)
-        return bool(credible((event,), Subject(sim_changed_at=changed_at), now, self._cool_off_s, self._order))
+        return strong(event, subject, now, self._top, self._cool_off_s, self._order)
 
     def verify(self, token: str, reported_at: float, now: float) -> Proof:
         """What the token shows, if it was valid when it was reported. Raises ProofError."""
@@ -127,7 +125,7 @@ class Verifier:
         if not _signed_by(key, header.alg, signed, signature):
             raise ProofError("its signature does not hold")
         # From here on the claims are the issuer's.
-        self._check_times(claims, reported_at)
+        self._check_times(claims, reported_at, now)
         audiences = {claims.aud} if isinstance(claims.aud, str) else set(claims.aud)
         if audiences.isdisjoint(issuer.audiences):
             raise ProofError("is for another audience")
@@ -153,13 +151,13 @@ class Verifier:
             jkt="" if claims.cnf is None else claims.cnf.jkt,
         )
 
-    def _check_times(self, claims: _Claims, at: float) -> None:
+    def _check_times(self, claims: _Claims, at: float, now: float) -> None:
         skew_s = self.clock_skew_s
         if at >= claims.exp + skew_s:
             raise ProofError("had expired when it was reported")
         if any(begin is not None and at < begin - skew_s for begin in (claims.nbf, claims.iat)):
             raise ProofError("was not valid yet when it was reported")
-        if claims.auth_time is not None and not 0 < claims.auth_time <= at + skew_s:
+        if claims.auth_time is not None and not 0 < claims.auth_time <= min(at, now) + skew_s:
             raise ProofError("its auth_time is impossible")
 
     def _key(self, issuer: str, kid: str, at: float) -> pb.Key:

@@ -23,7 +23,7 @@ class Retention:
     The log of each lane keeps at most `log_entries` commits and `log_bytes` bytes, but never loses what follows a snapshot
     that a stream is reading. Sidecars not seen for `sidecars_s` seconds are forgotten, journal chains not
     reported for `journals_s` seconds too, as are budgets' periods that are over and unchanged for that long, and used proofs
-    once they would be refused anyway.
+    once they would be refused anyway. Proposals that have expired are ended, and their secrets go.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Retention:
                     await self._store.journals.forget(time.time() - self._journals_s)
                     await self._store.budgets.forget(time.time() - self._journals_s)
                     await self._store.proofs.forget(time.time())
+                    await self._store.proposals.expire(time.time())
                     self._forgot_at = time.monotonic()
             except StoreError as error:
                 _LOG.warning("retention: %s", error)

@@ -2,9 +2,11 @@
 
     magic, length-prefixed SnapshotOffer      cursor and digest key
     length-prefixed SnapshotRecords ...       at most 256 KiB each, sorted by (collection, id) over the whole file
-    footer                                    number of chunks, records and payload bytes; SHA-256 of all before it
+    footer                                    number of chunks, records and payload bytes; SHA-256 of the chunks as they
+                                              are here, lengths included; SHA-256 of all before it
 
-Integers are big-endian. A file is written under a temporary name, synced, and renamed when it is complete.
+Integers are big-endian. The first checksum is what is signed, whenever the file is offered. A file is written under a temporary
+name, synced, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ MAX_PAYLOAD_BYTES = 256 * 1024
 SUFFIX = ".snapshot"
 TEMPORARY_SUFFIX = ".partial"
 
-_MAGIC = b"sidestep snapshot 1\n"
+_MAGIC = b"sidestep snapshot 2\n"
 _LENGTH = Struct(">I")
-_FOOTER = Struct(">IQQ")
+_FOOTER = Struct(">IQQ32s")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 # Tags and lengths around one record in a chunk, at most.
 _RECORD_OVERHEAD = 20
@@ -51,6 +53,11 @@ class SnapshotFile(NamedTuple):
         """The revision whose state it holds."""
         return self.offer.cursor.revision
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch and revision."""
+        return self.offer.cursor.epoch, self.offer.cursor.revision
+
 
 class SnapshotWriter:
     """Writes the records of a lane, in order, to `path`; `finish` makes the file appear, `abandon` leaves nothing."""
@@ -61,6 +68,7 @@ class SnapshotWriter:
         self._head = head
         self._digest = Digest(head.digest_key)
         self._hash = hashlib.sha256()
+        self._payload_hash = hashlib.sha256()
         self._records = sync_pb2.SnapshotRecords()
         self._size = 0
         self._chunks = 0
@@ -88,7 +96,7 @@ class SnapshotWriter:
         if self._digest.value() != self._head.digest:
             raise DamagedError(f"tenants/{self._head.tenant}: the records of lane {self._head.lane} miss their digest")
         self._flush()
-        self._write(_FOOTER.pack(self._chunks, self._count, self._bytes))
+        self._write(_FOOTER.pack(self._chunks, self._count, self._bytes, self._payload_hash.digest()))
         self._file.write(self._hash.digest())
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -106,7 +114,9 @@ class SnapshotWriter:
         if not self._size:
             return
         payload = self._records.SerializeToString()
-        self._write(_LENGTH.pack(len(payload)) + payload)
+        prefixed = _LENGTH.pack(len(payload)) + payload
+        self._payload_hash.update(prefixed)
+        self._write(prefixed)
         self._chunks += 1
         self._bytes += len(payload)
         # A cleared message would keep all its memory, and let it grow with every chunk.
@@ -153,8 +163,8 @@ def open_snapshot(path: Path) -> SnapshotFile:
         if footer < first:
             raise DamagedError(f"{path.name}: cut off")
         file.seek(footer)
-        chunks, offer.records, offer.bytes = _FOOTER.unpack(file.read(_FOOTER.size))
-    return SnapshotFile(path, offer, chunks, first)
+        offer.chunks, offer.records, offer.bytes, offer.payload_sha256 = _FOOTER.unpack(file.read(_FOOTER.size))
+    return SnapshotFile(path, offer, offer.chunks, first)
 
 
 def verify_snapshot(path: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,8 @@ _OUTDATED_RECORDS = 1_000
 _OUTDATED_PART = 0.25
 _MAX_WAITING_BUILDS = 64
 _RETRY_S = 2.0
+_MAX_DIRECTORIES = 64
+_TRIES = 3
 
 
 class _Offered:
@@ -92,18 +95,23 @@ class Lease:
 
 
 class Snapshots:
-    """The files of one directory, which no other process may use at the same time."""
+    """The files of one directory, which no other process may use at the same time.
 
-    def __init__(self, store: Store, directory: Path, *, max_builds: int = 2) -> None:
+    `shared`: other processes have theirs in it too, each a numbered one; the first that is free is taken, with what it holds.
+    """
+
+    def __init__(self, store: Store, directory: Path, *, max_builds: int = 2, shared: bool = False) -> None:
         self._store = store
         self._directory = directory
+        self._shared = shared
         self._building = asyncio.Semaphore(max_builds)
         self._max_flights = max_builds + _MAX_WAITING_BUILDS
         self._offered: dict[LaneKey, _Offered] = {}
         self._withdrawn: dict[LaneKey, list[_Offered]] = {}
         self._flights: dict[LaneKey, asyncio.Task[_Offered]] = {}
         self._lock: int | None = None
-        self.built = 0
+        self.built = self.built_bytes = self.failed = 0
+        self.build_s = 0.0
 
     async def start(self) -> None:
         """Takes the directory over and finds what an earlier run left. Raises StoreError."""
@@ -121,13 +129,14 @@ class Snapshots:
             os.close(self._lock)
             self._lock = None
 
-    async def lease(self, tenant: str, lane: Lane) -> Lease:
-        """A snapshot from which the log leads on.
+    async def lease(self, tenant: str, lane: Lane, least: tuple[int, int] = (0, 0)) -> Lease:
+        """A snapshot from which the log leads on; not older than `least`, an (epoch, revision), if the head is not either.
 
         Raises NotFoundError for an unknown tenant, OverloadedError if too many wait for one, DamagedError if the records
         do not have their digest, StoreError.
         """
         key = (tenant, lane)
+        tries = _TRIES
         while True:
             flight = self._flights.get(key)
             if flight is None:
@@ -137,6 +146,12 @@ class Snapshots:
                 self._flights[key] = flight
                 flight.add_done_callback(partial(self._landed, key))
             offered = await asyncio.shield(flight)
+            if tries and offered.file.position < least and await self._has_reached(key, least):
+                # Whoever was further already must not be taken back. A build that is under way may be too old as well.
+                tries -= 1
+                if self._offered.get(key) is offered:
+                    self.withdraw(key)
+                continue
             try:
                 return Lease(offered)
             except FileNotFoundError:
@@ -164,6 +179,7 @@ class Snapshots:
     def _landed(self, key: LaneKey, flight: asyncio.Task[_Offered]) -> None:
         del self._flights[key]
         if not flight.cancelled() and flight.exception() is not None:
+            self.failed += 1
             _LOG.warning("no snapshot of tenants/%s lane %s: %s", key[0], key[1].name, flight.exception())
 
     async def _provide(self, key: LaneKey) -> _Offered:
@@ -176,6 +192,12 @@ class Snapshots:
             built = _Offered(await self._build(key), verified=True)
         self._offered[key] = built
         return built
+
+    async def _has_reached(self, key: LaneKey, least: tuple[int, int]) -> bool:
+        """Whether a new file would be at this (epoch, revision), or beyond."""
+        tenant, lane = key
+        heads = await self._store.heads([tenant])
+        return any(head.lane is lane and (head.epoch, head.revision) >= least for head in heads)
 
     async def _leads_on(self, key: LaneKey, offered: _Offered) -> bool:
         """Whether a file belongs to this history, and the log goes from it to the head without being long."""
@@ -207,6 +229,7 @@ class Snapshots:
 
     async def _build(self, key: LaneKey) -> SnapshotFile:
         tenant, lane = key
+        began = time.monotonic()
         async with self._store.read_lane(tenant, lane) as (head, batches):
             # No two files share a name, so unlinking one that is no longer read never hits its successor.
             name = f"{tenant}.{int(lane)}.{head.epoch}.{head.revision}.{secrets.token_hex(4)}{SUFFIX}"
@@ -221,22 +244,36 @@ class Snapshots:
             except OSError as error:
                 raise StoreError(f"snapshot {path.name}: {error.strerror}") from error
         self.built += 1
+        self.built_bytes += file.offer.bytes
+        self.build_s += time.monotonic() - began
         _LOG.info("snapshot of tenants/%s lane %s at revision %d built", tenant, lane.name, head.revision)
         return file
 
     def _take_over(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise StoreError(f"{self._directory}: in use by another control plane process") from None
-        self._lock = lock
+        if self._shared:
+            self._take_number()
+        else:
+            self._lock = lock_directory(self._directory)
+        if self._lock is None:
+            raise StoreError(f"{self._directory}: in use by another control plane process")
         for path in self._directory.glob(f"*{TEMPORARY_SUFFIX}"):
             path.unlink()
         for path in self._directory.glob(f"*{SUFFIX}"):
             self._adopt(path)
+
+    def _take_number(self) -> None:
+        shared = self._directory
+        if shared.stat().st_uid != os.geteuid() or shared.stat().st_mode & 0o022:
+            # It lies where everybody may make a folder.
+            raise StoreError(f"{shared}: belongs to somebody else, or others may write to it")
+        for number in range(_MAX_DIRECTORIES):
+            self._directory = shared / str(number)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            self._lock = lock_directory(self._directory)
+            if self._lock is not None:
+                return
+        self._directory = shared
 
     def _adopt(self, path: Path) -> None:
         """Offers a file of an earlier run, the newest of its lane; unlinks others."""
@@ -257,6 +294,17 @@ class Snapshots:
             self._offered[key] = _Offered(file, verified=False)
         else:
             path.unlink()
+
+
+def lock_directory(directory: Path) -> int | None:
+    """The lock of a directory of snapshots, and so of a SQLite database, until it is closed. None: another process has it."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 async def _write_all(writer: SnapshotWriter, batches: Batches) -> None:

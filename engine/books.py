@@ -117,6 +117,8 @@ class Ledger:
     closed: set[tuple[str, str]] = field(default_factory=set)
     # Whether it was executed, by (tenant, decision id).
     settlements: dict[tuple[str, str], bool] = field(default_factory=dict)
+    # Of earlier periods nothing is granted: the books were set back since, and forgot what holders have of them.
+    first_period: int = 1
     changed_rows: set[RowKey] = field(default_factory=set)
     settled_now: list[Settling] = field(default_factory=list)
 
@@ -175,6 +177,8 @@ class Ledger:
         terms = self.terms.get((account.tenant, account.grant))
         if terms is None:
             return None
+        if period < self.first_period:
+            return NOTHING
         totals = self.totals.get((account, period)) or Totals()
         free = totals.cancelled.minus(totals.taken)
         return Room(

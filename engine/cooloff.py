@@ -2,7 +2,8 @@
 
 Each may be the work of somebody who is taking the account over. So whatever a session or device proved before the latest of them
 is void until it is proved again, and for a cool-off after each of them no grant applies. After a SIM change codes sent by phone
-may reach the wrong person: until the cool-off is over they prove nothing (NIST SP 800-63B-4, restricted authenticators).
+may reach the wrong person: those sent before the cool-off is over prove nothing, then or later (NIST SP 800-63B-4, restricted
+authenticators).
 """
 
 from __future__ import annotations
@@ -41,10 +42,22 @@ def cooling(subject: Subject, now: float, cool_off_s: float) -> tuple[str, ...]:
 def credible(
     authentications: tuple[Authentication, ...], subject: Subject, now: float, cool_off_s: float, order: AcrOrder
 ) -> tuple[Authentication, ...]:
-    """Those authentications that count: all, but after a SIM change only what certainly did not rest on a phone number."""
-    if subject.sim_changed_at is None or now >= subject.sim_changed_at + cool_off_s:
+    """Those authentications that count: all, but after a SIM change only what certainly did not rest on a phone number, or was
+    made when the cool-off was over. Time does not mend what was made before: a thief's code stays a thief's."""
+    if subject.sim_changed_at is None:
         return authentications
-    return tuple(event for event in authentications if _without_phone(event, order))
+    end = subject.sim_changed_at + cool_off_s
+    return tuple(
+        event
+        for event in authentications
+        if _without_phone(event, order) or (now >= end and event.at is not None and event.at >= end)
+    )
+
+
+def doubtful(at: float, subject: Subject, cool_off_s: float) -> bool:
+    """Whether something at this time may have rested on the phone number of a SIM change: it was during the cool-off."""
+    changed_at = subject.sim_changed_at
+    return changed_at is not None and changed_at <= at < changed_at + cool_off_s
 
 
 def by_phone(amr: Iterable[str]) -> bool:

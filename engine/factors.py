@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from engine.acr import AcrOrder
 from engine.clauses import Ceiling
-from engine.cooloff import credible, voided_at
+from engine.cooloff import credible, doubtful, voided_at
 from engine.decision import Code
 from engine.facts import Authentication, Binding, Evidence, Facts, TokenState
 
@@ -61,7 +61,7 @@ def measure(
     """All four, in the order identity, device, session, risk. `cool_off_s`: see `engine.cooloff`."""
     return (
         _identity(facts, thresholds, order, clock_skew_s, cool_off_s),
-        _device(facts, thresholds, clock_skew_s),
+        _device(facts, thresholds, order, clock_skew_s, cool_off_s),
         _session(facts, thresholds, clock_skew_s),
         _risk(facts, thresholds),
     )
@@ -101,11 +101,11 @@ def _proofs(facts: Facts, order: AcrOrder, clock_skew_s: float, cool_off_s: floa
     ]
 
 
-def _device(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measured:
+def _device(facts: Facts, thresholds: Thresholds, order: AcrOrder, clock_skew_s: float, cool_off_s: float) -> Measured:
     device = facts.device
     known = device.binding is not Binding.UNKNOWN
     bound = device.binding is Binding.BOUND or not thresholds.bound_only
-    validated_age_s = _age(facts, _validated_at(facts) if known else None, clock_skew_s)
+    validated_age_s = _age(facts, _validated_at(facts, order, cool_off_s) if known else None, clock_skew_s)
     trust = _decayed(device.trust, validated_age_s, thresholds.half_life_s) if known else None
     trusted = trust is not None and trust >= thresholds.min_trust
     due_s = thresholds.revalidate_every_s * (1.0 - thresholds.revalidate_jitter * device.revalidate_draw)
@@ -124,10 +124,16 @@ def _device(facts: Facts, thresholds: Thresholds, clock_skew_s: float) -> Measur
     return Measured("device", not refusals, trust, refusals, checks)
 
 
-def _validated_at(facts: Facts) -> float | None:
-    """When the device was last validated, unless that was before an event that voids it."""
+def _validated_at(facts: Facts, order: AcrOrder, cool_off_s: float) -> float | None:
+    """When the device was last validated, unless that was before an event that voids it, or may have rested on a phone number
+    that was not the subject's any more: word of a SIM change may come after the login."""
     at, void_at = facts.device.validated_at, voided_at(facts.subject)
-    return None if at is not None and void_at is not None and at <= void_at else at
+    if at is None or (void_at is not None and at <= void_at):
+        return None
+    if doubtful(at, facts.subject, cool_off_s):
+        logins = tuple(login for login in facts.device.authentications if login.at == at)
+        return at if credible(logins, facts.subject, facts.now, cool_off_s, order) else None
+    return at
 
 
 def _decayed(trust: float, validated_age_s: float | None, half_life_s: float | None) -> float:

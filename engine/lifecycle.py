@@ -17,6 +17,9 @@ from enum import StrEnum
 
 from engine.errors import SidestepError
 
+ANONYMOUS = "anonymous"
+"""The actor of whom nothing is known, not even a name that is only said."""
+
 
 class State(StrEnum):
     """Where a grant stands. Names as in sidestep.v1.GrantState."""
@@ -120,8 +123,13 @@ def allowed_from(transition: Transition) -> tuple[State | None, ...]:
 
 
 def counted(requester: str, approvers: Iterable[str]) -> int:
-    """How many people besides the requester agreed. Case does not make another person."""
-    people = {name.casefold() for name in approvers if name}
+    """How many people besides the requester agreed. Case does not make another person.
+
+    None, if nobody knows who requested it: it may have been any of them.
+    """
+    if not _is_somebody(requester):
+        return 0
+    people = {name.casefold() for name in approvers if _is_somebody(name)}
     return len(people - {requester.casefold()})
 
 
@@ -139,6 +147,10 @@ def step(life: Life, taken: Step, now: float, *, approvals: int = 0, review_ever
     have = counted(life.requester, (actor for actor, _ in life.approvals))
     match transition:
         case Transition.REQUEST:
+            if approvals and not _is_somebody(taken.actor):
+                raise TransitionRefusedError(
+                    Refused.NOBODY, "needs approval by a second person, and nobody knows who you, the first, are"
+                )
             _check_running(life, now)
             state = State.REQUESTED if approvals else State.APPROVED
             return replace(life, state=state, requester=taken.actor, approvals=(), review_at=taken.review_at)
@@ -218,10 +230,18 @@ def _renewed(life: Life, taken: Step, now: float, approvals: int, have: int, rev
 
 
 def _check_person(life: Life, actor: str) -> None:
-    if not actor:
+    if not _is_somebody(actor):
         raise TransitionRefusedError(Refused.NOBODY, "needs a second person, and nobody knows who you are")
+    if not _is_somebody(life.requester):
+        raise TransitionRefusedError(
+            Refused.NOBODY, "needs a second person, and nobody knows who requested it; request it again by name"
+        )
     if actor.casefold() == life.requester.casefold():
         raise TransitionRefusedError(Refused.SELF_APPROVAL, f"needs a second person, and {actor} requested it")
+
+
+def _is_somebody(name: str) -> bool:
+    return bool(name) and name.casefold() != ANONYMOUS
 
 
 def _check_second_person(life: Life, actor: str) -> None:

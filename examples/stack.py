@@ -104,9 +104,10 @@ class Stack:
         echo_spans: bool = False,
         settings: Mapping[str, str] | None = None,
         callers: bool = False,
+        control_plane_settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`settings`: of the sidecar, besides those the stack gives it and before them. `callers`: only the payments service may
-        call, with what is in `token_file`.
+        """`settings`: of the sidecar, besides those the stack gives it and before them; `control_plane_settings` likewise.
+        `callers`: only the payments service may call, with what is in `token_file`.
         """
         self.tenant = tenant
         self._soft_stale = soft_stale
@@ -114,6 +115,7 @@ class Stack:
         self._control_plane_listen = control_plane_listen
         self._echo_spans = echo_spans
         self.settings = dict(settings or {})
+        self._control_plane_settings = dict(control_plane_settings or {})
         self._folder = tempfile.TemporaryDirectory(prefix="sidestep-")
         self.folder = Path(self._folder.name)
         self.admin_address = ""
@@ -147,7 +149,7 @@ class Stack:
             "SIDESTEP_CP_HTTP_LISTEN": "127.0.0.1:0",
             "SIDESTEP_CP_LOG_FORMAT": "text",
             "SIDESTEP_CP_DATABASE_URL": f"sqlite+aiosqlite:///{self.folder / 'controlplane.db'}",
-        }
+        } | self._control_plane_settings
         self.control_plane = Program(
             "control plane", [program("sidestep-controlplane")], environment, self.folder / "controlplane.log"
         )

@@ -36,11 +36,14 @@ from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
 from sidecar.outbox.usage import UsageSender
-from sidecar.page import AgentSlot, AgentWord, Page, State, boottime_ms
+from sidecar.page import UNVERIFIED, AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
+from sidecar.store.marks import Marks, forget_marks
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import SyncState
+from sidecar.sync.trust import TrustedKeys
+from sidecar.upstream import open_upstream
 from sidecar.usage.checks import Checks, ChecksError
 
 _BEAT_S = 0.25
@@ -103,9 +106,11 @@ class _Agent:
         self._config = config
         self._page = page
         self._slot: AgentSlot = page.agent
+        self._upstream = open_upstream(config)
         self._stop = asyncio.Event()
+        self._trust = None if config.trusted_keys is None else TrustedKeys(str(config.trusted_keys))
         # Of this agent; the page counts on from its predecessor's.
-        self._counted: dict[AgentWord, int] = {}
+        self._counted: dict[tuple[AgentWord, int], int] = {}
         self._slot.set(AgentWord.JOURNAL_MAX_BYTES, config.journal_max)
         self._slot.set(AgentWord.SOFT_STALE_MS, int(config.soft_stale_s * 1000))
         self._slot.set(AgentWord.HARD_STALE_MS, int(config.hard_stale_s * 1000))
@@ -135,8 +140,13 @@ class _Agent:
 
     def _sync(self, writer: Writer) -> SyncClient:
         config = self._config
-        settings = SyncSettings(config.control_plane, config.sidecar_name, version("sidestep"))
-        client = SyncClient(writer, settings, on_state=self._publish)
+        marks = None
+        if self._trust is None:
+            forget_marks(config.data_dir)
+        else:
+            marks = Marks(config.data_dir)
+        settings = SyncSettings(self._upstream, config.sidecar_name, version("sidestep"))
+        client = SyncClient(writer, settings, trust=self._trust, marks=marks, on_state=self._publish)
         self._publish(client.state)
         return client
 
@@ -166,24 +176,25 @@ class _Agent:
 
     def _reporter(self, shipper: Shipper) -> JournalReporter:
         config = self._config
-        settings = ReportSettings(config.control_plane, config.sidecar_name, config.journal_report_interval_s)
+        settings = ReportSettings(self._upstream, config.sidecar_name, config.journal_report_interval_s)
         return JournalReporter(shipper, config.journal_dir, self._page, settings)
 
     def _spends(self, shipper: Shipper, parts: AsyncExitStack) -> list[Teller]:
         """What tells the control plane of spends that no worker tells it of."""
         config = self._config
         boot = Clock().boot_id()
-        upward = Upward(config.control_plane, config.sidecar_name, "leases")
+        upward = Upward(self._upstream, config.sidecar_name, "leases")
         parts.push_async_callback(upward.close)
-        tellers: list[Teller] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
         try:
             reservations = Reservations(config.leases_dir, boot)
         except ReservationsError as error:
             _log.error("leases: %s; settlements are not sent", error)
-        else:
-            parts.callback(reservations.close)
-            tellers.append(SettlementSender(reservations, upward))
-        return tellers
+            return [HolderCloser(shipper, config.leases_dir, boot, upward)]
+        parts.callback(reservations.close)
+        return [
+            HolderCloser(shipper, config.leases_dir, boot, upward, reservations),
+            SettlementSender(reservations, upward),
+        ]
 
     def _authentications(self, parts: AsyncExitStack) -> list[Teller]:
         """What tells the control plane of reported authentications."""
@@ -194,13 +205,13 @@ class _Agent:
             _log.error("reported authentications: %s; they are not sent", error)
             return []
         parts.callback(local.close)
-        upward = Upward(config.control_plane, config.sidecar_name, "reported authentications")
+        upward = Upward(self._upstream, config.sidecar_name, "reported authentications")
         parts.push_async_callback(upward.close)
         return [AuthenticationSender(local, upward)]
 
     def _usage(self, parts: AsyncExitStack) -> UsageSender:
         config = self._config
-        upward = Upward(config.control_plane, config.sidecar_name, "usage")
+        upward = Upward(self._upstream, config.sidecar_name, "usage")
         parts.push_async_callback(upward.close)
         checks = None
         try:
@@ -317,6 +328,8 @@ class _Agent:
     async def _maintain(self, writer: Writer) -> None:
         while True:
             await asyncio.sleep(_MAINTAIN_S)
+            if self._trust is not None:
+                self._trust.look()
             freed = writer.maintain()
             if freed:
                 _log.info("freed %d slots of dead readers", freed)
@@ -342,6 +355,10 @@ class _Agent:
         self._count(AgentWord.SYNC_DELTAS, state.deltas)
         self._count(AgentWord.SYNC_SNAPSHOTS, state.snapshots)
         self._count(AgentWord.SYNC_MISMATCHES, state.mismatches)
+        for index, fault in enumerate(UNVERIFIED):
+            self._count(AgentWord.SYNC_UNVERIFIED, state.unverified.get(fault, 0), index)
+        slot.set(AgentWord.TRUSTED_KEYS, state.trusted_keys)
+        slot.set(AgentWord.TRUSTED_KEYS_UNUSABLE, int(bool(state.trusted_keys_problem)))
         slot.set(AgentWord.SYNC_BREAKERS, len(state.broken))
         slot.set(AgentWord.SYNC_REFUSALS, len(state.refusals))
         revisions = [
@@ -350,10 +367,10 @@ class _Agent:
         age_s = None if state.last_heartbeat_at is None else max(0.0, time.time() - state.last_heartbeat_at)
         slot.set_data(age_s, *revisions)
 
-    def _count(self, word: AgentWord, count: int) -> None:
+    def _count(self, word: AgentWord, count: int, index: int = 0) -> None:
         """Raises a counter by what was added to `count`, which began at 0 with this process."""
-        self._slot.add(word, count - self._counted.get(word, 0))
-        self._counted[word] = count
+        self._slot.add(word, count - self._counted.get((word, index), 0), index)
+        self._counted[word, index] = count
 
 
 def _exporter(config: Config) -> Exporter | None:

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return _EXIT_SETTINGS
     if options.role == "check":
-        problem = _callers_problem(config)
+        problem = _callers_problem(config) or _trusted_keys_problem(config)
         if problem:
             print(problem, file=sys.stderr)  # noqa: T201
             return _EXIT_SETTINGS
@@ -102,6 +102,19 @@ def _callers_problem(config: Config) -> str:
     return ""
 
 
+def _trusted_keys_problem(config: Config) -> str:
+    """What is wrong with the file of trusted keys; empty: nothing. As with callers, it matters at the start only."""
+    if config.trusted_keys is None:
+        return ""
+    from sidecar.sync.trust import TrustedKeys, TrustedKeysError
+
+    try:
+        TrustedKeys(str(config.trusted_keys))
+    except TrustedKeysError as error:
+        return str(error)
+    return ""
+
+
 def _supervisor_settings(config: Config) -> dict[str, object]:
     """The fields of `sidecar.supervisor.Settings`."""
     return {
@@ -114,6 +127,7 @@ def _supervisor_settings(config: Config) -> dict[str, object]:
         "ready_requires_sync": config.ready_requires_sync,
         "journal_sink": config.journal_sink,
         "callers": config.callers is not None,
+        "trusted_keys": config.trusted_keys is not None,
         "log_level": config.log_level,
         "log_format": config.log_format,
     }

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from engine.addresses import is_loopback
 from engine.durations import parse_duration
 from engine.errors import InvalidInputError, SidestepError
 from engine.names import check_tenant
@@ -31,7 +32,7 @@ PREFIX = "SIDESTEP_"
 _FILE = "SIDESTEP_CONFIG"
 # Settings of other programs, which may share the environment.
 _OTHERS = re.compile(
-    r"SIDESTEP_(CP_.*|SERVER|ADDRESS|"
+    r"SIDESTEP_(CP_.*|SERVER(_CA|_CERT|_KEY)?|ADDRESS|"
     # What Kubernetes sets for a Service whose name begins with "sidestep-"; NAME_PORT is told by its value.
     r".*_SERVICE_HOST|.*_SERVICE_PORT(_.*)?|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -105,6 +106,17 @@ class Config(BaseModel):
     # Health and metrics.
     http_listen: Annotated[Address, BeforeValidator(parse_address)] = parse_address("127.0.0.1:9192")
     control_plane: Annotated[str, BeforeValidator(lambda value: str(parse_address(value)))] = "127.0.0.1:9190"
+    # The control plane's public keys: what none of them signed is not believed. Unset: development mode, whatever comes is.
+    trusted_keys: Path | None = None
+    # PEM files, read again when they change: the authorities of the control plane's certificate, and what the sidecar is
+    # known by.
+    control_plane_tls_ca: Path | None = None
+    control_plane_tls_cert: Path | None = None
+    control_plane_tls_key: Path | None = None
+    # The name that the control plane's certificate must have, if it is another than the address's.
+    control_plane_server_name: str = Field(default="", max_length=253)
+    # Follow a control plane on another host in plain text. Whoever is in between could then grant themselves exemptions.
+    control_plane_insecure: bool = False
     data_dir: Path = Path("/var/lib/sidestep")
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
     transport: Literal["native", "grpcio"] = "native"
@@ -171,6 +183,16 @@ class Config(BaseModel):
             raise ValueError("SIDESTEP_SOFT_STALE: must be shorter than SIDESTEP_HARD_STALE")
         if self.journal_max < self.workers * _MIB:
             raise ValueError("SIDESTEP_JOURNAL_MAX: at least 1MiB per worker")
+        if (self.control_plane_tls_cert is None) != (self.control_plane_tls_key is None):
+            raise ValueError("SIDESTEP_CONTROL_PLANE_TLS_CERT: goes together with SIDESTEP_CONTROL_PLANE_TLS_KEY")
+        if self.control_plane_tls_ca is None and (self.control_plane_tls_cert or self.control_plane_server_name):
+            raise ValueError("SIDESTEP_CONTROL_PLANE_TLS_CA: is required for TLS")
+        plain = self.control_plane_tls_ca is None and not is_loopback(self.control_plane)
+        if plain and not self.control_plane_insecure:
+            raise ValueError(
+                f"SIDESTEP_CONTROL_PLANE: {self.control_plane} is another host, and needs SIDESTEP_CONTROL_PLANE_TLS_CA; "
+                "if plain text is meant, set SIDESTEP_CONTROL_PLANE_INSECURE=true"
+            )
         exposed = [listener for listener in self.listen if not listener.local]
         if exposed and not self.allow_non_loopback:
             raise ValueError(

@@ -73,6 +73,12 @@ GUARDS = (
 )
 """Label values; the index is the guard's word. Those of `engine.policy.guards`, which a test holds against these."""
 
+UNVERIFIED = ("unsigned", "unknown_key", "bad_signature", "replayed", "rolled_back", "altered")
+"""Label values: why something from the control plane was not believed. Those of `sidecar.sync.trust.Fault`."""
+
+LOCAL_STORES = ("reservations", "authentications", "checks")
+"""Label values: what a worker keeps in the pod's own store."""
+
 LIMITED = ("subject", "device", "caller")
 LIMIT_EFFECTS = ("no_exemption", "refused")
 """Label values."""
@@ -151,6 +157,9 @@ class WorkerWord(IntEnum):
     CALLERS_UNUSABLE = 95
     # Times that began, or went on for another reason.
     CALLERS_FAILURES = 96
+    # 1 while the worker cannot use that part of the pod's own store, in the order of `LOCAL_STORES`; and times it could not.
+    LOCAL_UNUSABLE = 120
+    LOCAL_FAILURES = 124
     # New findings, by guard in the order of `GUARDS`.
     GUARD_FINDINGS = 200
     # Requests over a rate limit: by what it counts and what became of them, in the order of `LIMITED` and `LIMIT_EFFECTS`.
@@ -205,6 +214,12 @@ class AgentWord(IntEnum):
     HARD_STALE_MS = 128
     # 1: SIDESTEP_JOURNAL_SPOOL is set and could not be written when the agent started.
     SPOOL_UNUSABLE = 129
+    # Public keys pinned; 0: development mode, whatever comes is believed.
+    TRUSTED_KEYS = 140
+    # 1 while SIDESTEP_TRUSTED_KEYS cannot be used as it is now: what was read before holds.
+    TRUSTED_KEYS_UNUSABLE = 141
+    # Streams given up because something on them was not believed, by why in the order of `UNVERIFIED`.
+    SYNC_UNVERIFIED = 142
 
 
 # On the decision path, where looking into an enumeration costs.

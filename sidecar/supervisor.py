@@ -34,7 +34,7 @@ from sidecar.child import HANG_S, Child
 from sidecar.health import HealthServer, Probe
 from sidecar.metrics.collect import collect
 from sidecar.metrics.text import negotiate, render
-from sidecar.page import EXPORT_STATES, AgentWord, Page, State, WorkerWord, boottime_ms
+from sidecar.page import EXPORT_STATES, LOCAL_STORES, UNVERIFIED, AgentWord, Page, State, WorkerWord, boottime_ms
 from sidecar.store.generation import DataDir, mark_suspect
 
 EXIT_SETTINGS = 2
@@ -77,6 +77,8 @@ class Settings(NamedTuple):
     log_format: logs.Format
     # Whether calls need a caller's token; else it is development mode.
     callers: bool = False
+    # Whether the control plane's keys are pinned; else it is development mode.
+    trusted_keys: bool = False
 
 
 def app_command(role: str, index: int) -> list[str]:
@@ -111,6 +113,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervises until SIGTERM or SIGINT, then drains. Must be called from the main thread."""
+        if not self._settings.trusted_keys:
+            _log.warning(
+                "SIDESTEP_TRUSTED_KEYS is not set: development mode, whatever the control plane sends is believed"
+            )
         if not self._settings.callers:
             _log.warning("SIDESTEP_CALLERS is not set: development mode, whoever reaches the sidecar is served")
         wakeup = _Wakeup()
@@ -225,11 +231,36 @@ class Supervisor:
         return Probe(ok, self._components())
 
     def _components(self) -> dict[str, object]:
+        return (
+            {
+                "processes": {child.name: child.state.name.lower() for child in (self.agent, *self.workers)},
+                "sync_connected": bool(self._page.agent.get(AgentWord.SYNC_CONNECTED)),
+                "journal": self._journal(),
+                "local_unusable": self._local_unusable(),
+            }
+            | self._callers()
+            | self._trust()
+        )
+
+    def _trust(self) -> dict[str, object]:
+        """What is to be known of what the control plane sends. It takes no readiness away: age does that in its time."""
+        if not self._settings.trusted_keys:
+            return {"trusted_keys": "development mode: whatever the control plane sends is believed"}
+        agent = self._page.agent
         return {
-            "processes": {child.name: child.state.name.lower() for child in (self.agent, *self.workers)},
-            "sync_connected": bool(self._page.agent.get(AgentWord.SYNC_CONNECTED)),
-            "journal": self._journal(),
-        } | self._callers()
+            "trusted_keys": agent.get(AgentWord.TRUSTED_KEYS),
+            "trusted_keys_unusable": bool(agent.get(AgentWord.TRUSTED_KEYS_UNUSABLE)),
+            "sync_unverified": sum(agent.get(AgentWord.SYNC_UNVERIFIED, at) for at in range(len(UNVERIFIED))),
+        }
+
+    def _local_unusable(self) -> list[str]:
+        """Parts of the pod's own store that some worker cannot use."""
+        workers = [self._page.worker(index) for index in range(self._page.workers)]
+        return [
+            part
+            for at, part in enumerate(LOCAL_STORES)
+            if any(worker.get(WorkerWord.LOCAL_UNUSABLE, at) for worker in workers)
+        ]
 
     def _callers(self) -> dict[str, object]:
         if not self._settings.callers:

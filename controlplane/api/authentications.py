@@ -25,11 +25,27 @@ from controlplane.errors import ConflictError, RefusedError
 from controlplane.proofs import MAX_LATE_S, Proof, ProofError, Verifier
 from controlplane.store import Store, Write
 from engine.errors import InvalidInputError
+from engine.facts import Subject
 from engine.names import SINGLETON_ID, Collection, Name
+from engine.registration import (
+    MAX_REGISTER_LATE_S,
+    NOT_STRONG,
+    REGISTERED_BEFORE,
+    TOO_OLD,
+    VOIDED,
+    counts_for_device,
+    unfit_to_register,
+)
 
 REPORT = "authentication.report"
 REGISTER = "device.register"
 ATTEMPTS = 5
+_UNFIT = {
+    NOT_STRONG: "a device is registered after a strong authentication only, and this one is not",
+    TOO_OLD: "the authentication was reported too long after it happened to register a device",
+    VOIDED: "the authentication is not later than the subject's last recovery, SIM or authenticator change",
+    REGISTERED_BEFORE: "the authentication is not later than the last one that registered a device of the subject",
+}
 M = TypeVar("M", bound=Message)
 
 
@@ -43,10 +59,11 @@ class Receipt(NamedTuple):
 class Authentications:
     """Records reported authentications of one request: settings and keys of a tenant are read once for all of them."""
 
-    def __init__(self, store: Store, refusals: Refusals, sidecar: str) -> None:
+    def __init__(self, store: Store, refusals: Refusals, sidecar: str, *, verified: bool = False) -> None:
+        """`verified`: a certificate proves which sidecar it is."""
         self._store = store
         self._refusals = refusals
-        self._actor = Actor(f"sidecar:{sidecar}", verified=False, tenants=None, permissions=frozenset())
+        self._actor = Actor(f"sidecar:{sidecar}", verified=verified, tenants=None, permissions=frozenset())
         self._verifiers: dict[str, Verifier] = {}
 
     async def record(self, reported: report_pb2.ReportedAuthentication) -> Receipt:
@@ -76,7 +93,7 @@ class Authentications:
         """Whether the device was made or changed. Raises ProofError, RefusedError, InvalidInputError."""
         now = time.time()
         verifier = await self._verifier(reported.tenant)
-        proof = verifier.verify(reported.token, reported.report_time.ToNanoseconds() / 1e9, now)
+        proof = verifier.verify(reported.token, _reported_at(reported), now)
         if proof.subject != reported.subject:
             raise ProofError("is about another subject")
         forget_at = proof.expires_at + verifier.clock_skew_s + MAX_LATE_S
@@ -101,19 +118,20 @@ class Authentications:
         subject = await self._read(tenant, Collection.SUBJECTS, reported.subject, pb.Subject, expect)
         if subject is not None and subject.state != pb.SUBJECT_STATE_ACTIVE:
             raise RefusedError("the subject is disabled")
-        strong = verifier.strong(proof, subject, now)
-        if subject is not None:
-            at = _timestamp(proof.authenticated_at)
-            if strong and at.ToNanoseconds() > subject.strong_authentication_time.ToNanoseconds():
-                subject.strong_authentication_time.CopyFrom(at)
-                writes.append(_write_of(Collection.SUBJECTS, reported.subject, subject))
+        strong = verifier.strong(proof, _as_facts(subject), now)
         note: Note | None = None
-        device = None
+        device, registered = None, False
         if reported.device:
-            device, registered = await self._device(reported, proof, subject, expect, strong=strong)
+            device, registered = await self._device(reported, proof, verifier, subject, expect, now, strong=strong)
             if registered:
                 told = f"device {reported.device} after {proof.acr} by {proof.issuer}"
                 note = self._note(tenant, reported.subject, REGISTER, told)
+        if (
+            subject is not None
+            and strong
+            and _prove(subject, _timestamp(proof.authenticated_at), registered=registered)
+        ):
+            writes.append(_write_of(Collection.SUBJECTS, reported.subject, subject))
         if device is not None:
             writes.append(_write_of(Collection.DEVICES, reported.device, device))
         if writes:
@@ -127,12 +145,17 @@ class Authentications:
         self,
         reported: report_pb2.ReportedAuthentication,
         proof: Proof,
+        verifier: Verifier,
         subject: pb.Subject | None,
         expect: dict[tuple[int, str], bytes | None],
+        now: float,
         *,
         strong: bool,
     ) -> tuple[pb.Device | None, bool]:
-        """The device with the authentication added, None if nothing of it changes; and whether it is newly registered."""
+        """The device with the authentication added, None if nothing of it changes; and whether it is newly registered.
+
+        Raises RefusedError, InvalidInputError.
+        """
         state = await self._read(reported.tenant, Collection.DEVICE_STATES, reported.device, pb.DeviceState, expect)
         device = await self._read(reported.tenant, Collection.DEVICES, reported.device, pb.Device, expect)
         if state is not None and state.trust != pb.DEVICE_TRUST_ACTIVE:
@@ -142,29 +165,45 @@ class Authentications:
         if device is None:
             if not reported.register:
                 return None, False
-            device = await self._register(reported, proof, subject, strong=strong)
+            device = await self._register(reported, proof, verifier, subject, now, strong=strong)
         elif device.subject != reported.subject:
             raise RefusedError("the device is registered for another subject")
         elif reported.register and not _same(device, reported):
             raise RefusedError("a device of this id is registered, and looks otherwise")
+        elif not counts_for_device(proof.authenticated_at, _reported_at(reported), verifier.register_within_s):
+            # The sidecar would not have named the device; what an old proof shows of it is nothing.
+            raise RefusedError("the authentication was reported too long after it happened to count for a device")
         before = device.SerializeToString(deterministic=True)
         _add(device, proof, strong=strong)
         changed = registered or device.SerializeToString(deterministic=True) != before
         return (device if changed else None), registered
 
     async def _register(
-        self, reported: report_pb2.ReportedAuthentication, proof: Proof, subject: pb.Subject | None, *, strong: bool
+        self,
+        reported: report_pb2.ReportedAuthentication,
+        proof: Proof,
+        verifier: Verifier,
+        subject: pb.Subject | None,
+        now: float,
+        *,
+        strong: bool,
     ) -> pb.Device:
         """A new device. Raises RefusedError, InvalidInputError."""
-        if not strong:
-            raise RefusedError("a device is registered after a strong authentication only, and this one is not")
         if subject is None:
             raise RefusedError("a device is registered for a known subject only")
-        for event in validation.SUBJECT_EVENTS:
-            if subject.HasField(event) and proof.authenticated_at <= getattr(subject, event).ToNanoseconds() / 1e9:
-                raise RefusedError(
-                    "the authentication is not later than the subject's last recovery, SIM or authenticator change"
-                )
+        problem = unfit_to_register(
+            proof.authenticated_at,
+            _reported_at(reported),
+            verifier.register_within_s,
+            _as_facts(subject),
+            _moment(subject, "device_register_time"),
+            is_strong=strong,
+        )
+        if problem:
+            raise RefusedError(_UNFIT[problem])
+        if now - proof.authenticated_at > verifier.register_within_s + MAX_REGISTER_LATE_S:
+            # When it was reported is the sidecar's word; how long it may have waited is ours.
+            raise RefusedError("the authentication arrived too late to register a device")
         if reported.jkt and reported.jkt != proof.jkt:
             raise RefusedError("the proof is not bound to the device's key (cnf.jkt)")
         if not (reported.components or reported.versions or reported.jkt):
@@ -210,6 +249,35 @@ class Authentications:
             }
             verifier = self._verifiers[tenant] = Verifier(settings, keys)
         return verifier
+
+
+def _prove(subject: pb.Subject, at: Timestamp, *, registered: bool) -> bool:
+    """Notes a strong authentication of the subject; whether that changes it."""
+    changed = False
+    for field in ("strong_authentication_time", *(("device_register_time",) if registered else ())):
+        if at.ToNanoseconds() > getattr(subject, field).ToNanoseconds():
+            getattr(subject, field).CopyFrom(at)
+            changed = True
+    return changed
+
+
+def _as_facts(subject: pb.Subject | None) -> Subject:
+    """What voids and doubts need to know of a subject."""
+    if subject is None:
+        return Subject()
+    return Subject(
+        recovered_at=_moment(subject, "recover_time"),
+        sim_changed_at=_moment(subject, "sim_change_time"),
+        authenticator_changed_at=_moment(subject, "authenticator_change_time"),
+    )
+
+
+def _moment(subject: pb.Subject, field: str) -> float | None:
+    return getattr(subject, field).ToNanoseconds() / 1e9 if subject.HasField(field) else None
+
+
+def _reported_at(reported: report_pb2.ReportedAuthentication) -> float:
+    return reported.report_time.ToNanoseconds() / 1e9
 
 
 def _add(device: pb.Device, proof: Proof, *, strong: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sidestep.v1 import access_pb2, access_pb2_grpc
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.actor import ANONYMOUS, Permission
+from controlplane.actor import UNVERIFIED, Permission
 from controlplane.api.differences import difference
 from controlplane.api.identity import admit, begin
 from controlplane.api.resources import decode, encode
@@ -66,9 +66,11 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
         review_at = request.review_time.ToNanoseconds() / 1e9 if request.HasField("review_time") else None
         if review_at is not None and transition is not Transition.RENEW:
             raise InvalidInputError("review_time", f"is not for {transition}")
-        # Whoever nobody knows cannot be told from another.
-        person = "" if note.actor.name == ANONYMOUS and transition in _AGREEING else note.actor.name
-        return await self._change(name, Step(transition, person, request.reason, review_at), request, note)
+        step = Step(transition, note.actor.name, request.reason, review_at)
+        response = await self._change(name, step, request, note)
+        if transition in _AGREEING and not note.actor.verified:
+            response.warnings.append(UNVERIFIED)
+        return response
 
     async def ReviewAccess(self, request: access_pb2.ReviewAccessRequest, context: Any) -> None:
         """Writes who could skip what, by grant and subject."""

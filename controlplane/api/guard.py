@@ -26,16 +26,21 @@ async def guards(
     store: Store, control: pb.ChangeControl, name: Name, stored: bytes | None, after: Any | None, now: float
 ) -> list[str]:
     """The rules by which a write of a record needs a second person. `after` None: it is deleted."""
-    if not concerns(control, name.collection):
+    if not concerns(control, name.collection) or (stored is None and after is None):
         return []
     before = None if stored is None else decode(name.collection, stored)
-    twin = None
+    twin = owner = None
     if name.collection is Collection.DEVICES:
         value = await store.get(name.tenant, Collection.DEVICE_STATES, name.id)
         twin = None if value is None else decode(Collection.DEVICE_STATES, value)
-    return guarded(control, Change(name.collection, before, after, twin), now)
+        # Whose it was: the suspicion is about that subject.
+        device = before if before is not None else after
+        assert device is not None
+        value = await store.get(name.tenant, Collection.SUBJECTS, device.subject)
+        owner = None if value is None else decode(Collection.SUBJECTS, value)
+    return guarded(control, Change(name.collection, before, after, twin, owner), now)
 
 
-def refusal(name: Name, rules: list[str]) -> RefusedError:
+def refusal(name: Name | str, rules: list[str]) -> RefusedError:
     """The error for a guarded write."""
     return RefusedError(f"{name}: {' and '.join(rules)} of the settings: needs a second person, propose it instead")

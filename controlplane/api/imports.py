@@ -33,7 +33,7 @@ from controlplane.api.resources import (
 from controlplane.api.staging import Change, RepeatedError, Staged, Staging
 from controlplane.api.writing import ATTEMPTS
 from controlplane.audit import Note
-from controlplane.changecontrol import concerns, protects
+from controlplane.changecontrol import concerns, protects, suspected
 from controlplane.errors import ConflictError, ShrinkError
 from controlplane.kinds import KINDS
 from controlplane.store import MAX_VALUE_BYTES, Head, Store, Write
@@ -41,6 +41,8 @@ from engine.errors import InvalidInputError
 from engine.names import SEGMENTS, Collection, Name, check_source, lane_of, parse_parent
 
 T = TypeVar("T")
+# Of these there are few, and most changes of one need a second person.
+_ANY_CHANGE = frozenset({Collection.POLICIES, Collection.GRANT_CLASSES})
 MAX_BATCH = 2_000
 MAX_RECORDS = 50_000_000
 MAX_SHRINK = 0.2
@@ -56,7 +58,7 @@ class Import:
     def __init__(self, store: Store, start: admin_pb2.ImportStart) -> None:
         """Raises InvalidInputError if the start message cannot be followed, ForbiddenError."""
         self._store = store
-        self._tenant = parse_parent(start.parent, "start.parent")
+        self._tenant = self.tenant = parse_parent(start.parent, "start.parent")
         self._collection = _collection(start.collection)
         self._source = _source(self._collection, start.source)
         self._note = begin(Permission.WRITE, self._tenant, "import", _subject_of(start, self._collection))
@@ -239,7 +241,7 @@ class Import:
         while ids := await _in_thread(lambda: list(islice(gone, _COMMIT_RECORDS))):
             expect: dict[tuple[int, str], bytes | None] = {}
             for gone_id in ids if concerned else ():
-                stored = await self._store.get(self._tenant, self._collection, gone_id)
+                stored = await self._stored(gone_id)
                 await self._check_guard(gone_id, stored, None, time.time())
                 expect[(self._collection, gone_id)] = stored
             writes = [Write(self._collection, gone_id, None) for gone_id in ids]
@@ -252,31 +254,51 @@ class Import:
         self._control = await load_control(self._store, self._tenant)
         if not concerns(self._control, self._collection):
             return
-        if self._collection is Collection.POLICIES:
+        if self._collection in _ANY_CHANGE:
             await self._refuse_any()
             return
         now = time.time()
         # By what is protected, which is little, and not by what the import brings, which may be a million records.
-        of_devices = self._collection is Collection.DEVICES
-        where = Collection.DEVICE_STATES if of_devices else self._collection
-        async for record_id, value in records(self._store, self._tenant, where):
-            if not protects(where, decode(where, value), now):
-                continue
-            stored = await self._store.get(self._tenant, self._collection, record_id) if of_devices else value
-            staged = await _in_thread(self._staging.get, record_id)
-            if staged is None and (stored is None or not self._replace):
-                continue
-            after = None if staged is None else decode(self._collection, staged.value)
-            await self._check_guard(record_id, stored, after, now)
+        if self._collection is not Collection.DEVICES:
+            async for record_id, value in records(self._store, self._tenant, self._collection):
+                if protects(self._collection, decode(self._collection, value), now):
+                    await self._refuse_lifting(record_id, value, now)
+            return
+        async for device_id, value in records(self._store, self._tenant, Collection.DEVICE_STATES):
+            if protects(Collection.DEVICE_STATES, decode(Collection.DEVICE_STATES, value), now):
+                await self._refuse_lifting(device_id, await self._stored(device_id), now)
+        async for _, value in records(self._store, self._tenant, Collection.SUBJECTS):
+            for device_id, _ in suspected(decode(Collection.SUBJECTS, value), now):
+                await self._refuse_lifting(device_id, await self._stored(device_id), now)
+
+    async def _refuse_lifting(self, record_id: str, stored: bytes | None, now: float) -> None:
+        """Refuses what the import would make of one record."""
+        staged = await _in_thread(self._staging.get, record_id)
+        if staged is None and (stored is None or not self._replace):
+            return
+        after = None if staged is None else self._completed(stored, staged, now)
+        await self._check_guard(record_id, stored, after, now)
 
     async def _refuse_any(self) -> None:
-        """Where every change is guarded: refuses the first there is."""
-        for change in await _in_thread(lambda: list(islice(self._staging.changed(), 1))):
-            stored = await self._store.get(self._tenant, self._collection, change.id)
-            await self._check_guard(change.id, stored, decode(self._collection, change.value), time.time())
-        for gone_id in await _in_thread(lambda: list(islice(self._staging.removed(), 1))) if self._replace else ():
-            stored = await self._store.get(self._tenant, self._collection, gone_id)
-            await self._check_guard(gone_id, stored, None, time.time())
+        """Where most changes are guarded: looks at each until one is."""
+        now = time.time()
+        for change in await _in_thread(lambda: list(self._staging.changed())):
+            stored = await self._stored(change.id)
+            await self._check_guard(change.id, stored, self._completed(stored, change, now), now)
+        for gone_id in await _in_thread(lambda: list(self._staging.removed())) if self._replace else ():
+            await self._check_guard(gone_id, await self._stored(gone_id), None, now)
+
+    async def _stored(self, record_id: str) -> bytes | None:
+        return await self._store.get(self._tenant, self._collection, record_id)
+
+    def _completed(self, stored: bytes | None, staged: Staged | Change, now: float) -> Any:
+        """What a write of a staged record would leave. What that does not mention stays as it was, and is not lifted by it."""
+        record = decode(self._collection, staged.value)
+        if not has_server_fields(self._collection):
+            return record
+        checked = Checked(Name(self._tenant, self._collection, staged.id), record)
+        field = f"resources[{staged.position}].{KINDS[self._collection].field}"
+        return complete(checked, stored, now, field).record
 
     async def _check_guard(self, record_id: str, stored: bytes | None, after: Any | None, now: float) -> None:
         """Raises RefusedError if a second person is needed for one of its changes."""

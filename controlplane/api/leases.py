@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from sidestep.v1 import lease_pb2 as pb
 from sidestep.v1 import lease_pb2_grpc, resources_pb2
 
 from controlplane.api.sidecars import check_sidecar
-from controlplane.errors import ScopeError
+from controlplane.identity.sidecars import Sidecars
+from controlplane.metrics.catalogue import LEASES
+from controlplane.metrics.tally import Tally
 from controlplane.store import Store
 from engine.books import Settled, Settling
 from engine.errors import InvalidInputError
@@ -23,6 +26,8 @@ from engine.names import check_id, check_tenant
 
 MAX_LINES = 1_000
 MAX_CLOSING = 10_000
+# Remembered, of those there are.
+MAX_HOLDERS = 65_536
 # More than anybody can spend: keeps totals far from what JSON and columns could not hold.
 MAX_COUNT = 2**53
 _MAX_NUMBER = 2**63 - 1
@@ -31,30 +36,42 @@ _RESULTS = {
     Settled.SETTLED: pb.SETTLE_RESULT_SETTLED,
     Settled.SETTLED_OTHERWISE: pb.SETTLE_RESULT_SETTLED_OTHERWISE,
 }
+_RESULT_NAMES = {
+    pb.LEASE_REFUSAL_UNSPECIFIED: "granted",
+    pb.LEASE_REFUSAL_EXHAUSTED: "exhausted",
+    pb.LEASE_REFUSAL_NO_BUDGET: "no_budget",
+    pb.LEASE_REFUSAL_CURRENCY: "currency",
+}
 _SETTLEMENTS = {pb.SETTLEMENT_EXECUTED: True, pb.SETTLEMENT_CANCELLED: False}
 
 _LOG = logging.getLogger(__name__)
 
 
 class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
-    """The calls of lease.proto over a store. `scope_of` gives a connection's tenants (None: all) from its identity."""
+    """The calls of lease.proto over a store. `sidecars` gives a connection's tenants from its identity."""
 
-    def __init__(self, store: Store, scope_of: Callable[[Any], frozenset[str] | None]) -> None:
+    def __init__(self, store: Store, sidecars: Sidecars) -> None:
         self._store = store
-        self._scope_of = scope_of
+        self.results = Tally.of(LEASES)
+        self._sidecars = sidecars
+        # By tenant and holder, once the database knows it: whose a holder is never changes.
+        self._holders: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
         """Takes totals over and grants asks."""
-        self._admit(request.tenant, context)
         message = read_lease(request)
+        await self._admit(request, context)
         answer = await self._store.budgets.lease(request.tenant, request.sidecar, message)
-        return pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        response = pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        for line in response.slices:
+            self.results.add(_RESULT_NAMES[line.refusal])
+        return response
 
     async def CloseHolder(self, request: pb.CloseHolderRequest, context: Any) -> pb.CloseHolderResponse:
         """Ends a holder by its exact totals."""
-        self._admit(request.tenant, context)
         _check_holder(request.holder, "holder")
         check_sidecar(request.sidecar, "sidecar")
+        await self._admit(request, context)
         _check_number_of(request.standings, MAX_CLOSING, "standings")
         totals = _standings(request.tenant, request.standings)
         conflicts = await self._store.budgets.close_holder(request.tenant, request.sidecar, request.holder, totals)
@@ -74,16 +91,27 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
 
     async def SettleSpends(self, request: pb.SettleSpendsRequest, context: Any) -> pb.SettleSpendsResponse:
         """Completes spends, each once."""
-        self._admit(request.tenant, context)
+        check_tenant(request.tenant, "tenant")
+        self._sidecars.refuse_tenant(self._sidecars.identify(context), request.tenant)
         settlements = read_settlements(request)
         results = await self._store.budgets.settle(request.tenant, settlements)
         return pb.SettleSpendsResponse(results=[_RESULTS[result] for result in results])
 
-    def _admit(self, tenant: str, context: Any) -> None:
-        check_tenant(tenant, "tenant")
-        scope = self._scope_of(context)
-        if scope is not None and tenant not in scope:
-            raise ScopeError(tenant)
+    async def _admit(self, request: pb.LeaseRequest | pb.CloseHolderRequest, context: Any) -> None:
+        """Raises ScopeError, and NameTakenError for the name, or the holder, of another sidecar."""
+        check_tenant(request.tenant, "tenant")
+        caller = await self._sidecars.admit(context, request.sidecar)
+        self._sidecars.refuse_tenant(caller, request.tenant)
+        if not caller.identity:
+            return
+        key = (request.tenant, request.holder)
+        owner = self._holders.get(key) or await self._store.budgets.sidecar_of(*key)
+        if owner is None:
+            return
+        await self._sidecars.check_owner(caller, owner)
+        self._holders[key] = owner
+        if len(self._holders) > MAX_HOLDERS:
+            self._holders.popitem(last=False)
 
 
 def read_lease(request: pb.LeaseRequest) -> Message:

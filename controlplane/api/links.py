@@ -36,13 +36,23 @@ async def check_links(store: Store, checked: Checked, field: str = "") -> dict[t
         expect: dict[tuple[int, str], bytes | None] = {}
         keys = [record]
         async for key_id, value in records(store, name.tenant, Collection.KEYS):
+            if key_id == name.id:
+                continue
+            expect[(Collection.KEYS, key_id)] = value
             other = decode(Collection.KEYS, value)
-            if other.kind == pb.KEY_KIND_FINGERPRINT and key_id != name.id:
-                expect[(Collection.KEYS, key_id)] = value
+            if other.kind == pb.KEY_KIND_FINGERPRINT:
                 keys.append(other)
         _check_overlap(keys, f"{field}.start_time")
         return expect
     return {}
+
+
+def linked_whole(checked: Checked) -> frozenset[int]:
+    """Collections of which `check_links` read every record: the commit must expect that there are no others."""
+    record = checked.record
+    if isinstance(record, pb.Key) and record.kind == pb.KEY_KIND_FINGERPRINT:
+        return frozenset({int(Collection.KEYS)})
+    return frozenset()
 
 
 def check_twin(record: pb.Device | pb.DeviceState, twin: pb.Device | pb.DeviceState, field: str) -> None:

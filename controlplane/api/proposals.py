@@ -12,10 +12,10 @@ import secrets
 import time
 from typing import Any
 
-from sidestep.v1 import audit_pb2, audit_pb2_grpc
+from sidestep.v1 import audit_pb2, audit_pb2_grpc, usage_pb2
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.actor import ANONYMOUS, Permission, check_second_person
+from controlplane.actor import ANONYMOUS, UNVERIFIED, Actor, Permission, check_second_person
 from controlplane.api.differences import difference, reason_of
 from controlplane.api.guard import load_control
 from controlplane.api.identity import admit, begin
@@ -23,10 +23,12 @@ from controlplane.api.paging import bad_token, page_size, read_token, write_toke
 from controlplane.api.resources import name_of, public
 from controlplane.api.writing import Approved, Writer, digest_of
 from controlplane.audit import MAX_REASON, MAX_TICKET, Note
-from controlplane.changecontrol import lifetime_s
-from controlplane.errors import RefusedError
+from controlplane.changecontrol import finding_rules, lifetime_s
+from controlplane.errors import NotFoundError, RefusedError
 from controlplane.kinds import KINDS
 from controlplane.store import Committed, Store
+from controlplane.store.proposals import forget_secret
+from controlplane.threat.fleet import digest_of_finding, parse_finding, settle
 from engine.errors import InvalidInputError
 from engine.names import Lane, Name, check_tenant, lane_of, parse_name, parse_parent
 
@@ -47,6 +49,8 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
         self, request: audit_pb2.CreateProposalRequest, context: Any
     ) -> audit_pb2.CreateProposalResponse:
         """Checks a change as if it were made, and keeps it."""
+        if request.HasField("dismiss"):
+            return await self._propose_dismissal(request)
         target = _target(request)
         proposal_id = secrets.token_hex(_ID_BYTES)
         name = f"tenants/{target.tenant}/proposals/{proposal_id}"
@@ -58,14 +62,14 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
             reason=_text(request.reason, "reason", MAX_REASON) or reason_of(request.put),
             ticket=_text(request.ticket, "ticket", MAX_TICKET),
         )
-        if note.actor.name == ANONYMOUS:
-            raise RefusedError(f"{target}: nobody knows who proposes this, and so who the second person may be")
+        _check_proposer(note.actor, str(target))
         asked = pb.Resource()
         asked.CopyFrom(request.put)
         # What it checks it completes: a fingerprint is hashed now, so that the raw one is not kept.
-        checked = await (
-            self._writer.delete(target, None) if request.HasField("delete") else self._writer.put(asked, None)
-        )
+        if request.HasField("delete"):
+            checked = await self._writer.delete(target, None)
+        else:
+            checked = await self._writer.put(asked, None, actor=note.actor.name)
         if not checked.changed:
             raise RefusedError(f"{target}: is so already, there is nothing to propose")
         proposal = audit_pb2.Proposal(
@@ -83,13 +87,48 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
             proposal.delete = str(target)
         else:
             proposal.put.CopyFrom(asked)
+        control = await load_control(self._store, target.tenant)
+        return await self._add(target.tenant, proposal, control, note, str(target), checked.warnings)
+
+    async def _propose_dismissal(self, request: audit_pb2.CreateProposalRequest) -> audit_pb2.CreateProposalResponse:
+        tenant, finding_id = parse_finding(request.dismiss, "dismiss")
+        reason, ticket = _text(request.reason, "reason", MAX_REASON), _text(request.ticket, "ticket", MAX_TICKET)
+        note = begin(Permission.WRITE, tenant, "proposal.create", request.dismiss, reason=reason, ticket=ticket)
+        _check_proposer(note.actor, request.dismiss)
+        if not reason.strip():
+            raise InvalidInputError("reason", "is required to dismiss a finding")
+        finding = await self._open_finding(tenant, finding_id, request.dismiss)
+        control = await load_control(self._store, tenant)
+        proposal = audit_pb2.Proposal(
+            name=f"tenants/{tenant}/proposals/{secrets.token_hex(_ID_BYTES)}",
+            state=_PENDING,
+            proposer=note.actor.name,
+            evidence=pb.EVIDENCE_VERIFIED if note.actor.verified else pb.EVIDENCE_ASSERTED,
+            reason=reason,
+            ticket=ticket,
+            dismiss=request.dismiss,
+            base_digest=digest_of_finding(finding),
+            detail=f"{len(finding.devices)} devices no longer suspect",
+            rules=finding_rules(control),
+        )
+        return await self._add(tenant, proposal, control, note, request.dismiss, [])
+
+    async def _add(
+        self,
+        tenant: str,
+        proposal: audit_pb2.Proposal,
+        control: pb.ChangeControl,
+        note: Note,
+        target: str,
+        warnings: list[str],
+    ) -> audit_pb2.CreateProposalResponse:
+        """Keeps a proposal, from now until it expires."""
         now = time.time()
         proposal.create_time.FromNanoseconds(int(now * 1e9))
-        waits_s = lifetime_s(await load_control(self._store, target.tenant))
-        proposal.expire_time.FromNanoseconds(int((now + waits_s) * 1e9))
-        told = note._replace(name=name, detail=f"{target}: {proposal.detail}")
-        await self._store.proposals.add(target.tenant, proposal_id, proposal, told)
-        return audit_pb2.CreateProposalResponse(proposal=_shown(proposal, now), warnings=checked.warnings)
+        proposal.expire_time.FromNanoseconds(int((now + lifetime_s(control)) * 1e9))
+        told = note._replace(name=proposal.name, detail=f"{target}: {proposal.detail}")
+        await self._store.proposals.add(tenant, proposal.name.rpartition("/")[2], proposal, told)
+        return audit_pb2.CreateProposalResponse(proposal=_shown(proposal, now), warnings=warnings)
 
     async def GetProposal(self, request: audit_pb2.GetProposalRequest, context: Any) -> audit_pb2.GetProposalResponse:
         """One proposal, without secrets. NOT_FOUND if there is none."""
@@ -122,6 +161,10 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
         tenant, proposal_id = _parse(request.name)
         note = _begin(Permission.APPROVE, "proposal.approve", request)
         proposal = await self._open(tenant, proposal_id, note, second=True)
+        warnings = [] if note.actor.verified else [UNVERIFIED]
+        if proposal.HasField("dismiss"):
+            await self._dismiss(tenant, proposal, note)
+            return audit_pb2.ApproveProposalResponse(proposal=_shown(proposal, time.time()), warnings=warnings)
         target = name_of(proposal.put) if proposal.HasField("put") else parse_name(proposal.delete)
 
         def finished(committed: Committed) -> audit_pb2.Proposal:
@@ -142,7 +185,33 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
             written = await self._writer.put(asked, told, approved)
         else:
             written = await self._writer.delete(target, told, approved)
-        return audit_pb2.ApproveProposalResponse(proposal=_shown(proposal, time.time()), warnings=written.warnings)
+        warnings += written.warnings
+        return audit_pb2.ApproveProposalResponse(proposal=_shown(proposal, time.time()), warnings=warnings)
+
+    async def _dismiss(self, tenant: str, proposal: audit_pb2.Proposal, note: Note) -> None:
+        """Dismisses the finding, record by record, then ends the proposal: what fails half-way is approved again."""
+        told = note._replace(
+            action="finding.dismiss",
+            detail=f"{proposal.name} of {proposal.proposer}",
+            reason=note.reason or proposal.reason,
+            ticket=proposal.ticket,
+        )
+        finding_id = proposal.dismiss.rpartition("/")[2]
+        finding = await self._open_finding(tenant, finding_id, proposal.dismiss)
+        if digest_of_finding(finding) != proposal.base_digest:
+            raise RefusedError(f"{proposal.dismiss}: has changed since this was proposed; propose it again")
+        await settle(self._store, tenant, finding, told, apply=False)
+        ended = _decided(proposal, audit_pb2.PROPOSAL_STATE_APPROVED, note)
+        told = note._replace(name=proposal.dismiss, detail=f"{proposal.name} of {proposal.proposer}: {proposal.detail}")
+        await self._store.proposals.close(tenant, proposal.name.rpartition("/")[2], ended, told)
+
+    async def _open_finding(self, tenant: str, finding_id: str, name: str) -> usage_pb2.FleetFinding:
+        finding = await self._store.findings.get(tenant, finding_id)
+        if finding is None:
+            raise NotFoundError(name)
+        if finding.state != usage_pb2.FINDING_STATE_OPEN:
+            raise RefusedError(f"{name}: was settled by {finding.actor}")
+        return finding
 
     async def RejectProposal(
         self, request: audit_pb2.RejectProposalRequest, context: Any
@@ -183,10 +252,15 @@ class ProposalService(audit_pb2_grpc.ProposalServiceServicer):
         return _shown(proposal, time.time())
 
 
+def _check_proposer(actor: Actor, target: str) -> None:
+    if actor.name == ANONYMOUS:
+        raise RefusedError(f"{target}: nobody knows who proposes this, and so who the second person may be")
+
+
 def _target(request: audit_pb2.CreateProposalRequest) -> Name:
     kind = request.WhichOneof("change")
     if kind is None:
-        raise InvalidInputError("put", "a proposal puts a record or deletes one")
+        raise InvalidInputError("put", "a proposal puts a record or deletes one, or dismisses a finding")
     return name_of(request.put) if kind == "put" else parse_name(request.delete, "delete")
 
 
@@ -221,9 +295,7 @@ def _decided(proposal: audit_pb2.Proposal, state: audit_pb2.ProposalState, note:
     proposal.decider = note.actor.name
     proposal.decide_reason = note.reason
     proposal.decide_time.FromNanoseconds(int(time.time() * 1e9))
-    if proposal.put.HasField("key"):
-        # It is not needed here any more.
-        proposal.put.key.ClearField("secret")
+    forget_secret(proposal)
     return proposal
 
 

@@ -41,14 +41,17 @@ class _Window:
     begun_at: float
     note: Note
     problem: str
+    # Not entered yet.
     repeats: int = 0
+    seen: int = 0
 
 
 class Refusals:
-    """Enters refused attempts. The first of a kind is entered at once; those like it are counted for a minute and entered as one.
+    """Enters refused attempts. The first of a kind is entered at once; those like it are counted, and entered as one when they
+    are 10, 100, 1,000 ... and when a minute is over.
 
     A kind is one actor, action, name and reason of one tenant; of a tenant with many kinds, those beyond the first 60 of a
-    minute are one kind together. What is only counted is lost if the process is killed.
+    minute are one kind together. What is only counted is lost if the process is killed: fewer than ten times what is entered.
     """
 
     def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
@@ -71,6 +74,9 @@ class Refusals:
                 return
             if window is not None:
                 window.note, window.problem, window.repeats = note, problem, window.repeats + 1
+                window.seen += 1
+                if _is_round(window.seen):
+                    await self._enter_repeats(tenant, window)
                 return
             # Counted from here on, also if the entry fails: a database that is in trouble gets no more of it.
             self._windows[key] = _Window(self._now(), note, problem)
@@ -94,11 +100,20 @@ class Refusals:
     async def _flush(self, begun_before: float) -> None:
         for key in [key for key, window in self._windows.items() if window.begun_at <= begun_before]:
             window = self._windows[key]
-            if window.repeats:
-                # This entry is itself one of them.
-                await self._enter(key.tenant, window.note, window.problem, window.repeats - 1)
+            await self._enter_repeats(key.tenant, window)
             del self._windows[key]
+
+    async def _enter_repeats(self, tenant: str, window: _Window) -> None:
+        if window.repeats:
+            # This entry is itself one of them.
+            await self._enter(tenant, window.note, window.problem, window.repeats - 1)
+            window.repeats = 0
 
     async def _enter(self, tenant: str, note: Note, problem: str, repeats: int) -> None:
         result = Result(audit_pb2.AUDIT_OUTCOME_REFUSED, problem, repeats=repeats)
         await self._store.audit.add(tenant, note, result, time.time())
+
+
+def _is_round(count: int) -> bool:
+    """Whether it is 10, 100, 1,000 ..."""
+    return count >= 10 and str(count).strip("0") == "1"

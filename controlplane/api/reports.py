@@ -13,7 +13,9 @@ from controlplane.api.chains import check_chain
 from controlplane.api.refusals import Refusals
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.usage import check_usage, tenants_of
-from controlplane.errors import ScopeError
+from controlplane.identity.sidecars import Sidecars
+from controlplane.metrics.catalogue import AUTHENTICATIONS
+from controlplane.metrics.tally import Tally
 from controlplane.proofs import MAX_TOKEN_BYTES
 from controlplane.store import Store
 from engine.errors import InvalidInputError
@@ -34,17 +36,18 @@ _LOG = logging.getLogger(__name__)
 class ReportService(report_pb2_grpc.ReportServiceServicer):
     """The verbs of report.proto over a store."""
 
-    def __init__(self, store: Store, refusals: Refusals, scope: frozenset[str] | None = None) -> None:
-        """`scope`: the tenants that sidecars may report about; None: all."""
+    def __init__(self, store: Store, refusals: Refusals, sidecars: Sidecars) -> None:
         self._store = store
         self._refusals = refusals
-        self._scope = scope
+        self.results = Tally.of(AUTHENTICATIONS)
+        self._sidecars = sidecars
 
     async def ReportJournal(
         self, request: report_pb2.ReportJournalRequest, context: Any
     ) -> report_pb2.ReportJournalResponse:
         """Takes over where a sidecar's journal stands."""
         check_report(request)
+        await self._sidecars.admit(context, request.sidecar)
         conflicts = await self._store.journals.report(request.sidecar, request.chains)
         if conflicts:
             _LOG.warning(
@@ -58,9 +61,9 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
     async def ReportUsage(self, request: report_pb2.ReportUsageRequest, context: Any) -> report_pb2.ReportUsageResponse:
         """Takes over what decisions and guards came to."""
         check_usage(request)
-        foreign = set() if self._scope is None else tenants_of(request) - self._scope
-        if foreign:
-            raise ScopeError(min(foreign))
+        caller = await self._sidecars.admit(context, request.sidecar)
+        for tenant in sorted(tenants_of(request)):
+            self._sidecars.refuse_tenant(caller, tenant)
         known = {head.tenant for head in await self._store.heads(sorted(tenants_of(request)))}
         for window in request.windows:
             # Anybody could fill the database with tenants there might be.
@@ -68,7 +71,7 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
             window.ClearField("tenants")
             window.tenants.extend(kept)
         outcomes = [check for check in request.outcomes if check.tenant in known]
-        await self._store.usage.take(request.sidecar, request.windows, outcomes)
+        await self._store.usage.take(request.sidecar, request.windows, outcomes, caller.witness)
         return report_pb2.ReportUsageResponse()
 
     async def ReportAuthentications(
@@ -76,8 +79,12 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
     ) -> report_pb2.ReportAuthenticationsResponse:
         """Verifies and records finished authentications, one after another: the first failure of the database ends it, and the
         sidecar sends them all again."""
-        check_authentications(request, self._scope)
-        reporting = Authentications(self._store, self._refusals, request.sidecar)
+        check_authentications(request)
+        caller = await self._sidecars.admit(context, request.sidecar)
+        tenants = {each.tenant for each in request.authentications} | {each.tenant for each in request.refusals}
+        for tenant in sorted(tenants):
+            self._sidecars.refuse_tenant(caller, tenant)
+        reporting = Authentications(self._store, self._refusals, request.sidecar, verified=bool(caller.identity))
         response = report_pb2.ReportAuthenticationsResponse()
         for reported in request.authentications:
             receipt = await reporting.record(reported)
@@ -86,22 +93,24 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
                 problem=receipt.problem,
                 device_updated=receipt.device_updated,
             )
+            self.results.add("refused" if receipt.problem else "recorded")
             if receipt.problem:
                 _LOG.warning("sidecar %s: a reported authentication was refused: %s", request.sidecar, receipt.problem)
         for refused in request.refusals:
             await reporting.refuse(refused)
+            self.results.add("refused")
         return response
 
 
-def check_authentications(request: report_pb2.ReportAuthenticationsRequest, scope: frozenset[str] | None) -> None:
-    """Raises InvalidInputError naming the field of a report that cannot be one, ScopeError for a tenant out of scope."""
+def check_authentications(request: report_pb2.ReportAuthenticationsRequest) -> None:
+    """Raises InvalidInputError naming the field of a report that cannot be one."""
     check_sidecar(request.sidecar, "sidecar")
     for field in ("authentications", "refusals"):
         if len(getattr(request, field)) > MAX_REPORTED:
             raise InvalidInputError(field, f"more than {MAX_REPORTED}")
     for index, reported in enumerate(request.authentications):
         field = f"authentications[{index}]"
-        _check_whom(reported.tenant, reported.subject, scope, field)
+        _check_whom(reported.tenant, reported.subject, field)
         if not 0 < len(reported.token) <= MAX_TOKEN_BYTES:
             raise InvalidInputError(f"{field}.token", f"must have 1 to {MAX_TOKEN_BYTES} bytes")
         if not 0 < reported.report_time.ToNanoseconds() <= _MAX_COUNT:
@@ -112,15 +121,13 @@ def check_authentications(request: report_pb2.ReportAuthenticationsRequest, scop
             raise InvalidInputError(f"{field}.device", "is required to register it")
     for index, refused in enumerate(request.refusals):
         field = f"refusals[{index}]"
-        _check_whom(refused.tenant, refused.subject, scope, field)
+        _check_whom(refused.tenant, refused.subject, field)
         check_text(refused.caller, f"{field}.caller", _MAX_CALLER_BYTES)
         check_text(refused.problem, f"{field}.problem", _MAX_PROBLEM_BYTES)
 
 
-def _check_whom(tenant: str, subject: str, scope: frozenset[str] | None, field: str) -> None:
+def _check_whom(tenant: str, subject: str, field: str) -> None:
     check_tenant(tenant, f"{field}.tenant")
-    if scope is not None and tenant not in scope:
-        raise ScopeError(tenant)
     check_id(subject, f"{field}.subject")
 
 

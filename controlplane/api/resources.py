@@ -216,12 +216,13 @@ def _complete_subject(record: pb.Subject, old: pb.Subject | None, now: float, fi
     record.ClearField("suspects")
     if old is not None:
         record.suspects.extend(old.suspects)
-    known_ns = 0 if old is None else old.strong_authentication_time.ToNanoseconds()
-    if record.strong_authentication_time.ToNanoseconds() > known_ns:
-        raise InvalidInputError(f"{field}.strong_authentication_time", "is set by the control plane alone")
-    record.ClearField("strong_authentication_time")
-    if known_ns:
-        record.strong_authentication_time.FromNanoseconds(known_ns)
+    for proved in validation.SUBJECT_PROVED:
+        known_ns = 0 if old is None else getattr(old, proved).ToNanoseconds()
+        if getattr(record, proved).ToNanoseconds() > known_ns:
+            raise InvalidInputError(f"{field}.{proved}", "is set by the control plane alone")
+        record.ClearField(proved)
+        if known_ns:
+            getattr(record, proved).FromNanoseconds(known_ns)
 
 
 def _refuse_unknown_fields(record: Message, field: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controlplane.identity.sidecars import WITNESS
 from engine.errors import InvalidInputError
 
 MAX_SIDECAR_BYTES = 253
@@ -11,6 +12,8 @@ def check_sidecar(name: str, field: str) -> None:
     """A name operators will see: 1 to 253 bytes (the longest host name) without control characters."""
     if not name:
         raise InvalidInputError(field, "must not be empty")
+    if name.startswith(WITNESS):
+        raise InvalidInputError(field, f"must not begin with {WITNESS!r}")
     check_text(name, field, MAX_SIDECAR_BYTES)
 
 

@@ -12,13 +12,15 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.actor import Permission
 from controlplane.api.chains import check_chain
+from controlplane.api.guard import load_control, refusal
 from controlplane.api.identity import admit, begin
 from controlplane.api.resources import decode
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.breakers import limits_of, read_breaker
+from controlplane.changecontrol import finding_rules
 from controlplane.errors import NotFoundError, RefusedError
 from controlplane.store import Store
-from controlplane.threat.fleet import settle_devices
+from controlplane.threat.fleet import parse_finding, settle
 from engine.classes import DEFAULT_CLASS, check_class_id, class_name
 from engine.errors import InvalidInputError
 from engine.estimate import estimate
@@ -201,10 +203,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.SettleFindingRequest, context: Any
     ) -> usage_pb2.SettleFindingResponse:
         """Applies or dismisses an open finding. A repetition of what failed half-way does the rest."""
-        parts = request.name.split("/")
-        if len(parts) != 4 or (parts[0], parts[2]) != ("tenants", "findings"):
-            raise InvalidInputError("name", "is not of the form tenants/{tenant}/findings/{finding}")
-        tenant, finding_id = check_tenant(parts[1], "name"), check_id(parts[3], "name")
+        tenant, finding_id = parse_finding(request.name, "name")
         note = begin(Permission.WRITE, tenant, "finding.settle", request.name, reason=request.reason)
         if request.state not in (usage_pb2.FINDING_STATE_APPLIED, usage_pb2.FINDING_STATE_DISMISSED):
             raise InvalidInputError("state", "must be FINDING_STATE_APPLIED or FINDING_STATE_DISMISSED")
@@ -217,7 +216,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             raise RefusedError(f"{request.name}: was settled by {finding.actor}")
         apply = request.state == usage_pb2.FINDING_STATE_APPLIED
         note = note._replace(action="finding.apply" if apply else "finding.dismiss")
-        changed = await settle_devices(self._store, tenant, finding, note, apply=apply)
-        finding.state, finding.actor, finding.reason = request.state, note.actor.name, request.reason
-        await self._store.findings.put(tenant, finding_id, finding)
+        if not apply and (rules := finding_rules(await load_control(self._store, tenant))):
+            raise refusal(request.name, rules)
+        changed = await settle(self._store, tenant, finding, note, apply=apply)
         return usage_pb2.SettleFindingResponse(finding=finding, changed=changed)

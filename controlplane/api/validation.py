@@ -34,10 +34,18 @@ from engine.names import (
     signal_id,
 )
 from engine.policy import PolicyError, check_condition
+from engine.registration import MAX_REGISTER_WITHIN_S, MIN_REGISTER_WITHIN_S
 
 MIN_MAX_AGE_S = 30
 MAX_SKEW_S = 300
 SUBJECT_EVENTS = ("recover_time", "sim_change_time", "authenticator_change_time")
+SUBJECT_PROVED = ("strong_authentication_time", "device_register_time")
+# Of settings, in seconds.
+_SPANS = {
+    "cool_off": (0.0, MAX_COOL_OFF_S),
+    "clock_skew": (0.0, MAX_SKEW_S),
+    "device_register_within": (MIN_REGISTER_WITHIN_S, MAX_REGISTER_WITHIN_S),
+}
 MAX_TEXT_BYTES = 1024
 MAX_ITEMS = 256
 MAX_AUTHENTICATIONS = 8
@@ -103,7 +111,7 @@ def _subject(record: pb.Subject, name: Name, field: str) -> None:
         check_id(role, where)
     for where, method in _unique(record.methods, f"{field}.methods"):
         check_id(method, where)
-    for event in (*SUBJECT_EVENTS, "strong_authentication_time"):
+    for event in (*SUBJECT_EVENTS, *SUBJECT_PROVED):
         _time(record, event, field)
 
 
@@ -179,16 +187,13 @@ def _settings(record: pb.Settings, name: Name, field: str) -> None:
         wait_s = _seconds(record.change_control.proposal_lifetime, where)
         if not MIN_LIFETIME_S <= wait_s <= MAX_LIFETIME_S:
             raise InvalidInputError(where, f"{wait_s:g} s is not between {MIN_LIFETIME_S:g} s and {MAX_LIFETIME_S:g} s")
-    if record.HasField("cool_off"):
-        cool_off_s = _seconds(record.cool_off, f"{field}.cool_off")
-        if not 0 <= cool_off_s <= MAX_COOL_OFF_S:
-            raise InvalidInputError(
-                f"{field}.cool_off", f"{cool_off_s:g} s is not between 0 and {MAX_COOL_OFF_S:.0f} s"
-            )
-    if record.HasField("clock_skew"):
-        skew_s = _seconds(record.clock_skew, f"{field}.clock_skew")
-        if not 0 <= skew_s <= MAX_SKEW_S:
-            raise InvalidInputError(f"{field}.clock_skew", f"{skew_s:g} s is not between 0 and {MAX_SKEW_S} s")
+    for span, (least_s, most_s) in _SPANS.items():
+        if record.HasField(span):
+            span_s = _seconds(getattr(record, span), f"{field}.{span}")
+            if not least_s <= span_s <= most_s:
+                raise InvalidInputError(
+                    f"{field}.{span}", f"{span_s:g} s is not between {least_s:.0f} s and {most_s:.0f} s"
+                )
     _grant_classes(record.grant_classes, f"{field}.grant_classes")
     check_breakers(record.breakers, f"{field}.breakers")
 

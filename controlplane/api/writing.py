@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ from controlplane.actor import ANONYMOUS
 from controlplane.api.differences import difference
 from controlplane.api.fingerprints import FingerprintHasher
 from controlplane.api.guard import guards, load_control, refusal
-from controlplane.api.links import check_links
+from controlplane.api.links import check_links, linked_whole
 from controlplane.api.resources import Checked, check, complete
 from controlplane.audit import Note
 from controlplane.errors import ConflictError, NotFoundError, RefusedError
@@ -52,20 +50,18 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # Two new keys put at once would each be invisible to the other's check.
-        self._putting_key = asyncio.Lock()
 
-    async def put(self, resource: pb.Resource, note: Note | None, approved: Approved | None = None) -> Written:
-        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked.
+    async def put(
+        self, resource: pb.Resource, note: Note | None, approved: Approved | None = None, *, actor: str = ANONYMOUS
+    ) -> Written:
+        """Creates or replaces a record; equal content changes nothing. Without a note nothing is written, only checked, as if
+        `actor` put it.
 
         Raises InvalidInputError, ConflictError, RefusedError for a guarded change that is not approved.
         """
         checked = check(resource)
         warnings = await self._hash_fingerprint(checked)
-        async with AsyncExitStack() as stack:
-            if checked.name.collection is Collection.KEYS:
-                await stack.enter_async_context(self._putting_key)
-            written = await self._put(checked, note, approved)
+        written = await self._put(checked, note, approved, actor if note is None else note.actor.name)
         return written._replace(warnings=[*warnings, *written.warnings])
 
     async def delete(self, name: Name, note: Note | None, approved: Approved | None = None) -> Written:
@@ -84,14 +80,13 @@ class Writer:
                 return Written(None, True, [], head, stored, rules)
         raise AssertionError("unreachable")
 
-    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None) -> Written:
+    async def _put(self, checked: Checked, note: Note | None, approved: Approved | None, actor: str) -> Written:
         """Reads, completes and writes one record; again, a few times, if someone else wrote it in between."""
         name = checked.name
         key = (name.collection, name.id)
         for attempt in range(1, ATTEMPTS + 1):
             stored = await self._store.get(name.tenant, *key)
             expect = await check_links(self._store, checked)
-            actor = ANONYMOUS if note is None else note.actor.name
             completed = complete(checked, stored, time.time(), links=expect, actor=actor)
             record, changed, warnings = completed
             rules = await self._rules(name, stored, record, note, approved) if changed else []
@@ -101,7 +96,10 @@ class Writer:
                 return Written(record, changed, warnings, await self._head(name), stored, rules)
             told = note._replace(detail=_told(note, difference(name.collection, stored, record)))
             expect[key] = stored
-            head = await self._commit(name, completed.value, expect, told, approved, last=attempt == ATTEMPTS)
+            whole = linked_whole(checked)
+            head = await self._commit(
+                name, completed.value, expect, told, approved, last=attempt == ATTEMPTS, whole=whole
+            )
             if head is not None:
                 return Written(record, changed, warnings, head, stored, rules)
         raise AssertionError("unreachable")
@@ -129,6 +127,7 @@ class Writer:
         approved: Approved | None,
         *,
         last: bool,
+        whole: frozenset[int] = frozenset(),
     ) -> Head | None:
         """The head after the commit; None if somebody wrote in between and it may be tried again."""
         try:
@@ -138,6 +137,7 @@ class Writer:
                 expect=expect,
                 audit=note,
                 also=approved.also if approved is not None else None,
+                whole=whole,
             )
         except ConflictError:
             if last:

@@ -63,7 +63,9 @@ def proposed(proposal: audit_pb2.Proposal) -> str:
 
 
 def target(proposal: audit_pb2.Proposal) -> str:
-    """The name of the record that a proposal is about."""
+    """The name of the record, or finding, that a proposal is about."""
+    if proposal.HasField("dismiss"):
+        return proposal.dismiss
     if proposal.HasField("delete"):
         return proposal.delete
     return str(getattr(proposal.put, proposal.put.WhichOneof("resource") or "").name)

@@ -9,6 +9,7 @@ from sidestep.v1 import resources_pb2 as pb
 from sidestep.v1 import usage_pb2, usage_pb2_grpc
 
 from controlplane.breakers import limits_of, read_breaker, write_breaker
+from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.failures import REFUSED, Failure
 from controlplane.cli.output import as_dict, print_data, print_table, show_put, show_record, show_records
@@ -73,7 +74,7 @@ def suspend_class(client: Client, class_id: str, reason: str) -> None:
     show_put(client, client.put(write_breaker(record.name, after, None, reason)))
 
 
-@grant_class.command("resume")
+@grant_class.command("resume", cls=Change)
 @click.argument("class_id", metavar="CLASS")
 @click.option("--reason", required=True, help="Why.")
 @pass_client
@@ -88,7 +89,8 @@ def resume_class(client: Client, class_id: str, reason: str) -> None:
         raise Failure(f"{record.name}: is not suspended", REFUSED)
     limits = limits_of(client.find(Collection.SETTINGS, SINGLETON_ID)).get(class_id)
     after = resume(breaker, limits, time.time())
-    show_put(client, client.put(write_breaker(record.name, after, limits, reason)))
+    client.why = client.why or reason
+    put_record(client, write_breaker(record.name, after, limits, reason))
 
 
 def _current(client: Client, class_id: str) -> pb.GrantClassState:

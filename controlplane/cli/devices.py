@@ -1,8 +1,9 @@
-"""`sidestep device`: put, get, list, delete, quarantine, revoke, restore, import."""
+"""`sidestep device`: register, validate, put, get, list, delete, quarantine, release (or restore), revoke, import."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -15,7 +16,7 @@ from controlplane.cli import manifests
 from controlplane.cli.changes import Change, put_record
 from controlplane.cli.client import Client
 from controlplane.cli.common import add_delete, add_get
-from controlplane.cli.failures import NOT_FOUND, Failure, Fault, FileFailure
+from controlplane.cli.failures import NOT_FOUND, REFUSED, Failure, Fault, FileFailure
 from controlplane.cli.imports import run_import
 from controlplane.cli.output import show_records
 from controlplane.cli.program import Family, pass_client
@@ -77,6 +78,67 @@ def put(
     put_record(client, record)
 
 
+@device.command(cls=Change)
+@click.argument("record_id", metavar="ID")
+@click.option("--subject", required=True, help="The subject it is known for.")
+@click.option("--jkt", default="", help="RFC 7638 thumbprint of the key it is bound to.")
+@click.option(
+    "--fingerprint", "fingerprint", multiple=True, metavar="NAME=VALUE", help="Raw component, as in `device put`."
+)
+@click.option("--validated", is_flag=True, help="It was confirmed just now, too: a grant may be used on it at once.")
+@pass_client
+def register(
+    client: Client, record_id: str, subject: str, jkt: str, fingerprint: tuple[str, ...], validated: bool
+) -> None:
+    """Register a new device for a known subject, on your own word instead of a login's; --why goes to the audit log.
+
+    What is registered under ID already is left alone. Unless it is --validated, no grant applies on it before a strong login.
+    """
+    _answer_for(client)
+    if not (jkt or fingerprint):
+        raise click.UsageError("say what it is known by: --fingerprint or --jkt")
+    client.get(Collection.SUBJECTS, subject)
+    if client.find(Collection.DEVICES, record_id) is not None:
+        raise Failure(
+            f"{client.name(Collection.DEVICES, record_id)}: is registered already; `device put` replaces it", REFUSED
+        )
+    record = pb.Device(
+        name=client.name(Collection.DEVICES, record_id),
+        subject=subject,
+        jkt=jkt,
+        fingerprint=assignments(fingerprint, "--fingerprint"),
+    )
+    now = time.time()
+    set_time(record.create_time, now)
+    set_time(record.validate_time, now if validated else None)
+    put_record(client, record)
+
+
+@device.command(cls=Change)
+@click.argument("record_id", metavar="ID")
+@click.option("--at", type=INSTANT, help="When it was confirmed.  [default: now]")
+@pass_client
+def validate(client: Client, record_id: str, at: float | None) -> None:
+    """Confirm a device as a strong login on it does; --why goes to the audit log.
+
+    It no longer is due for revalidation. What voids logins voids this as well, and during the cool-off after a SIM change it
+    counts for nothing.
+    """
+    _answer_for(client)
+    record = client.get(Collection.DEVICES, record_id)
+    state = client.find(Collection.DEVICE_STATES, record_id)
+    if state is not None and state.trust != pb.DEVICE_TRUST_ACTIVE:
+        raise Failure(f"{record.name}: is blocked; `device release` it first", REFUSED)
+    now = time.time()
+    moment = now if at is None else at
+    if moment > now:
+        raise click.UsageError("--at: lies in the future")
+    if record.HasField("validate_time") and moment <= record.validate_time.ToNanoseconds() / 1e9:
+        raise Failure(f"{record.name}: was validated later than that", REFUSED)
+    set_time(record.validate_time, moment)
+    put_record(client, record)
+
+
 @device.command("list")
 @click.option("--prefix", default="", help="Only ids that begin with this.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many.  [default: all]")
@@ -112,6 +174,13 @@ def _standing(name: str, trust: pb.DeviceTrust, explanation: str) -> None:
 _standing("quarantine", pb.DEVICE_TRUST_QUARANTINED, "Block a device until it is restored.")
 _standing("revoke", pb.DEVICE_TRUST_REVOKED, "Block a device for good.")
 _standing("restore", pb.DEVICE_TRUST_ACTIVE, "Lift a device's quarantine or revocation.")
+_standing("release", pb.DEVICE_TRUST_ACTIVE, "The same as restore.")
+
+
+def _answer_for(client: Client) -> None:
+    """A person vouches for the device, where otherwise a proof would."""
+    if not client.why.strip():
+        raise click.UsageError("--why: say what you know it by; it is entered in the audit log")
 
 
 @device.command("import")

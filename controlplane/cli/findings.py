@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import click
-from sidestep.v1 import usage_pb2, usage_pb2_grpc
+from sidestep.v1 import audit_pb2, usage_pb2, usage_pb2_grpc
 
+from controlplane.cli.changes import Change, propose, show_proposed
 from controlplane.cli.client import Client
 from controlplane.cli.failures import NOT_FOUND, Failure
 from controlplane.cli.output import as_dict, instant, print_data, print_table, show_result
@@ -73,12 +74,17 @@ def apply_finding(client: Client, finding_id: str, reason: str) -> None:
     _settle(client, finding_id, "FINDING_STATE_APPLIED", reason, "quarantined")
 
 
-@finding.command("dismiss")
+@finding.command("dismiss", cls=Change)
 @click.argument("finding_id", metavar="ID")
 @click.option("--reason", required=True, help="Why.")
 @pass_client
 def dismiss_finding(client: Client, finding_id: str, reason: str) -> None:
     """Take back what was done of itself; the fingerprint is not found again for 30 days."""
+    if client.propose:
+        client.why = client.why or reason
+        asked = audit_pb2.CreateProposalRequest(dismiss=f"{client.parent}/findings/{finding_id}")
+        show_proposed(client, propose(client, asked))
+        return
     _settle(client, finding_id, "FINDING_STATE_DISMISSED", reason, "no longer suspect")
 
 

@@ -245,6 +245,8 @@ def _change(
     if seen is not None:
         change.update_time.CopyFrom(seen.update_time)
     response = client.call("ChangeGrant", change, service=access_pb2_grpc.AccessServiceStub)
+    for warning in response.warnings:
+        click.echo(f"warning: {warning}", err=True)
     revision, changed = response.revision, response.grant
     lines = [f"{changed.name} is {state_name(changed.state)} {at(revision)}"]
     if changed.HasField("review_time") and transition == access_pb2.GRANT_TRANSITION_RENEW:

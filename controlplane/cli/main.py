@@ -14,7 +14,7 @@ from controlplane.cli.decisions import decisions
 from controlplane.cli.devices import device
 from controlplane.cli.evaluate import evaluate
 from controlplane.cli.findings import finding
-from controlplane.cli.fleet import revisions, sidecar
+from controlplane.cli.fleet import revisions, rollout, sidecar
 from controlplane.cli.grants import grant
 from controlplane.cli.journal import journal
 from controlplane.cli.keys import key
@@ -24,6 +24,7 @@ from controlplane.cli.proposals import proposal
 from controlplane.cli.rehearsal import explain_policy, test_policy
 from controlplane.cli.sessions import session
 from controlplane.cli.signals import signal
+from controlplane.cli.signing import signing_key
 from controlplane.cli.simulate import simulate
 from controlplane.cli.subjects import subject
 from controlplane.cli.tenants import posture, settings
@@ -53,6 +54,7 @@ for command in (
     settings,
     posture,
     sidecar,
+    rollout,
     revisions,
     audit,
     proposal,
@@ -61,6 +63,7 @@ for command in (
     decisions,
     journal,
     simulate,
+    signing_key,
 ):
     cli.add_command(command)
 sidecar.add_command(audit_sidecars)

@@ -69,6 +69,9 @@ def approve(client: Client, proposal_id: str, reason: str) -> None:
     for warning in response.warnings:
         click.echo(f"warning: {warning}", err=True)
     found = response.proposal
+    if found.HasField("dismiss"):
+        show_result(client, response, f"{target(found)} dismissed")
+        return
     done = "deleted" if found.HasField("delete") else "written"
     show_result(client, response, f"{target(found)} {done} {at(found.revision)}")
 
@@ -126,12 +129,12 @@ def _state(found: audit_pb2.Proposal) -> Text:
 
 
 def _change(found: audit_pb2.Proposal) -> str:
-    return f"{'delete' if found.HasField('delete') else 'put'} {target(found)}"
+    return f"{found.WhichOneof('change')} {target(found)}"
 
 
 def _compare(client: Client, found: audit_pb2.Proposal) -> Iterator[str]:
     """The record as it is now and as it was proposed, as documents, line by line; nothing of a decided proposal."""
-    if found.state != audit_pb2.PROPOSAL_STATE_PENDING:
+    if found.state != audit_pb2.PROPOSAL_STATE_PENDING or found.HasField("dismiss"):
         return
     name = parse_name(target(found))
     current = client.find(name.collection, name.id)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Table, Text
+from sqlalchemy import Boolean, Column, Index, Table
 
+from controlplane.store.columns import Int64, Name, Real
 from controlplane.store.tables import METADATA
 from engine.books import Row, Totals
 from engine.escrow import Room
@@ -17,22 +18,22 @@ from engine.escrow import Room
 BUDGET_PERIODS = Table(
     "budget_periods",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("subject", Text, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("started_at", Double, nullable=False),
+    Column("tenant", Name, primary_key=True),
+    Column("subject", Name, primary_key=True),
+    Column("number", Int64, nullable=False),
+    Column("started_at", Real, nullable=False),
 )
 
 # `engine.books.Totals`.
 BUDGET_TOTALS = Table(
     "budget_totals",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("grant_id", Text, primary_key=True),
-    Column("subject", Text, primary_key=True),
-    Column("period", BigInteger, primary_key=True, autoincrement=False),
-    Column("state", Text, nullable=False),
-    Column("updated_at", Double, nullable=False),
+    Column("tenant", Name, primary_key=True),
+    Column("grant_id", Name, primary_key=True),
+    Column("subject", Name, primary_key=True),
+    Column("period", Int64, primary_key=True, autoincrement=False),
+    Column("state", Name, nullable=False),
+    Column("updated_at", Real, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -40,32 +41,36 @@ BUDGET_TOTALS = Table(
 BUDGET_ROWS = Table(
     "budget_rows",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("holder", Text, primary_key=True),
-    Column("grant_id", Text, primary_key=True),
-    Column("subject", Text, primary_key=True),
-    Column("period", BigInteger, primary_key=True, autoincrement=False),
-    Column("state", Text, nullable=False),
+    Column("tenant", Name, primary_key=True),
+    Column("holder", Name, primary_key=True),
+    Column("grant_id", Name, primary_key=True),
+    Column("subject", Name, primary_key=True),
+    Column("period", Int64, primary_key=True, autoincrement=False),
+    Column("state", Name, nullable=False),
     sqlite_with_rowid=False,
 )
 
 BUDGET_HOLDERS = Table(
     "budget_holders",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("holder", Text, primary_key=True),
-    Column("sidecar", Text, nullable=False),
+    Column("tenant", Name, primary_key=True),
+    Column("holder", Name, primary_key=True),
+    Column("sidecar", Name, nullable=False),
     Column("closed", Boolean, nullable=False),
-    Column("seen_at", Double, nullable=False),
+    Column("seen_at", Real, nullable=False),
 )
 
 BUDGET_SETTLEMENTS = Table(
     "budget_settlements",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("decision_id", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("decision_id", Name, primary_key=True),
     Column("executed", Boolean, nullable=False),
-    Column("settled_at", Double, nullable=False),
+    Column("settled_at", Real, nullable=False),
+    # Whose spend it was; NULL: settled before version 4.
+    Column("grant_id", Name),
+    Column("subject", Name),
+    Column("period", Int64),
 )
 Index("budget_settlements_age", BUDGET_SETTLEMENTS.c.settled_at)
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from sidestep.v1 import resources_pb2
-from sqlalchemy import BigInteger, Text, column, delete, select, values
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import column, delete, exists, select, values
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.store.budget_tables import (
     BUDGET_HOLDERS,
@@ -28,21 +28,26 @@ from controlplane.store.budget_tables import (
     write_row,
     write_totals,
 )
-from controlplane.store.dialect import for_writing, translated_errors, upsert
+from controlplane.store.columns import Int64, Name
+from controlplane.store.database import Database, Kind, Lock
+from controlplane.store.dialect import Upsert
+from controlplane.store.epochs import Era, read_era
 from controlplane.store.tables import RECORDS
 from engine.books import Ledger, Period, Settled, Settling, Terms, Totals
 from engine.errors import SidestepError
 from engine.escrow import Account, Answer, Message, Standing
 from engine.money import to_nanos
-from engine.names import Collection as Kind
+from engine.names import Collection as Collections
 
 # Calls of one transaction.
 _GROUP = 64
-_PUT_PERIOD = upsert(BUDGET_PERIODS, ["number", "started_at"])
-_PUT_TOTALS = upsert(BUDGET_TOTALS, ["state", "updated_at"])
-_PUT_ROW = upsert(BUDGET_ROWS, ["state"])
-_PUT_HOLDER = upsert(BUDGET_HOLDERS, ["sidecar", "closed", "seen_at"])
-_PUT_SETTLEMENT = upsert(BUDGET_SETTLEMENTS, ["executed", "settled_at"])
+_PUT_PERIOD = Upsert(BUDGET_PERIODS, ["number", "started_at"])
+_PUT_TOTALS = Upsert(BUDGET_TOTALS, ["state", "updated_at"])
+_PUT_ROW = Upsert(BUDGET_ROWS, ["state"])
+_PUT_HOLDER = Upsert(BUDGET_HOLDERS, ["sidecar", "closed", "seen_at"])
+_PUT_SETTLEMENT = Upsert(BUDGET_SETTLEMENTS, ["executed", "settled_at", "grant_id", "subject", "period"])
+
+_EPOCH = Lock(Kind.EPOCH, shared=True)
 
 Totalled = tuple[Account, int, Totals]
 
@@ -61,25 +66,29 @@ class _Call(NamedTuple):
 class BudgetTable:
     """The books by account and period. All methods raise StoreError when the database fails; then nothing was kept."""
 
-    def __init__(self, engine: AsyncEngine, writing: asyncio.Lock) -> None:
-        self._engine = engine
-        self._writing = writing
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._waiting: deque[_Call] = deque()
         self._writer: asyncio.Task[None] | None = None
 
     async def begin_period(self, tenant: str, subject: str, authenticated_at: float) -> Period:
         """Begins the subject's next period with a verified strong authentication (Unix seconds), unless the current one began
-        with this or a later one. Returns the current period. Repeating it changes nothing.
+        with this or a later one, or the epoch was raised after it. Returns the current period. Repeating it changes nothing.
         """
-        with translated_errors():
-            async with self._writing, for_writing(self._engine).begin() as conn:
-                period = (await _periods(conn, tenant, [subject])).get((tenant, subject)) or Period()
-                if period.started_at is not None and authenticated_at <= period.started_at:
-                    return period
-                period = Period(period.number + 1, authenticated_at)
-                row = {"tenant": tenant, "subject": subject, "number": period.number, "started_at": authenticated_at}
-                await conn.execute(_PUT_PERIOD, row)
+
+        async def write(conn: AsyncConnection) -> Period:
+            era = await read_era(conn)
+            period = (await _periods(conn, tenant, [subject])).get((tenant, subject)) or Period()
+            # What is older than the era may have begun a period already that the books forgot.
+            since = [at for at in (era.raised_at or None, period.started_at) if at is not None]
+            if since and authenticated_at <= max(since):
                 return period
+            period = Period(max(period.number + 1, era.first_period), authenticated_at)
+            row = {"tenant": tenant, "subject": subject, "number": period.number, "started_at": authenticated_at}
+            await conn.execute(_PUT_PERIOD.on(conn), row)
+            return period
+
+        return await self._database.write(Kind.BUDGETS, write, (_EPOCH, Lock(Kind.BUDGETS, tenant)))
 
     async def lease(self, tenant: str, sidecar: str, message: Message) -> Answer:
         """Takes a holder's totals over and grants its asks; durable when it returns. Raises HolderClosedError."""
@@ -106,6 +115,14 @@ class BudgetTable:
         )
         return conflicts
 
+    async def sidecar_of(self, tenant: str, holder: str) -> str | None:
+        """The sidecar that last spoke for a holder; None: no such holder."""
+        table = BUDGET_HOLDERS.c
+        query = select(table.sidecar).where(table.tenant == tenant, table.holder == holder)
+        async with self._database.reading() as conn:
+            found: str | None = (await conn.execute(query)).scalar()
+            return found
+
     async def settle(self, tenant: str, settlements: Sequence[Settling]) -> list[Settled]:
         """Completes spends; durable when it returns."""
         results: list[Settled] = await self._call(
@@ -125,21 +142,21 @@ class BudgetTable:
         if subject:
             query = query.where(key.subject == subject)
         query = query.where((key.subject > after[0]) | ((key.subject == after[0]) & (key.period > after[1])))
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                rows = (await conn.execute(query.order_by(key.subject, key.period).limit(limit))).all()
+        async with self._database.reading() as conn:
+            rows = (await conn.execute(query.order_by(key.subject, key.period).limit(limit))).all()
         return [(Account(tenant, grant, row.subject), row.period, read_totals(row.state)) for row in rows]
 
     async def periods(self, tenant: str, subjects: Collection[str]) -> dict[str, Period]:
         """Current periods; the first, without a beginning, of subjects no strong authentication is known of."""
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                found = await _periods(conn, tenant, subjects)
+        async with self._database.reading() as conn:
+            found = await _periods(conn, tenant, subjects)
         return {subject: found.get((tenant, subject)) or Period() for subject in subjects}
 
     async def forget(self, before: float) -> int:
-        """Removes what nobody needs any more, if it has not changed since: periods that are over, with their rows, settlements
-        and holders. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it."""
+        """Removes what nobody needs any more, if it has not changed since: periods that are over, with rows and settlements,
+        and holders. Returns how many totals. Nothing is ever granted of an earlier period, so nothing is gained by it; of a
+        period that is not over every settlement is kept, or a second cancellation would give back twice.
+        """
         old = BUDGET_TOTALS.join(
             BUDGET_PERIODS,
             (BUDGET_PERIODS.c.tenant == BUDGET_TOTALS.c.tenant) & (BUDGET_PERIODS.c.subject == BUDGET_TOTALS.c.subject),
@@ -148,23 +165,36 @@ class BudgetTable:
         over = over.select_from(old).where(
             BUDGET_TOTALS.c.period < BUDGET_PERIODS.c.number, BUDGET_TOTALS.c.updated_at < before
         )
-        with translated_errors():
-            async with self._writing, for_writing(self._engine).begin() as conn:
-                keys = (await conn.execute(over.limit(_GROUP * 16))).all()
-                for tenant, grant, subject, period in keys:
-                    for table in (BUDGET_ROWS, BUDGET_TOTALS):
-                        await conn.execute(
-                            delete(table).where(
-                                table.c.tenant == tenant,
-                                table.c.grant_id == grant,
-                                table.c.subject == subject,
-                                table.c.period == period,
-                            )
+        settled = BUDGET_SETTLEMENTS.c
+        # Settlements of before they were kept with their account have no period, and stay.
+        settled_over = exists().where(
+            BUDGET_PERIODS.c.tenant == settled.tenant,
+            BUDGET_PERIODS.c.subject == settled.subject,
+            BUDGET_PERIODS.c.number > settled.period,
+        )
+
+        async def write(conn: AsyncConnection) -> int:
+            keys = (await conn.execute(over.limit(_GROUP * 16))).all()
+            for tenant, grant, subject, period in keys:
+                for table in (BUDGET_ROWS, BUDGET_TOTALS):
+                    await conn.execute(
+                        delete(table).where(
+                            table.c.tenant == tenant,
+                            table.c.grant_id == grant,
+                            table.c.subject == subject,
+                            table.c.period == period,
                         )
-                await conn.execute(delete(BUDGET_SETTLEMENTS).where(BUDGET_SETTLEMENTS.c.settled_at < before))
-                # Their rows know by themselves that they are closed.
-                await conn.execute(delete(BUDGET_HOLDERS).where(BUDGET_HOLDERS.c.seen_at < before))
-        return len(keys)
+                    )
+            await conn.execute(delete(BUDGET_SETTLEMENTS).where(settled.settled_at < before, settled_over))
+            # Their rows know by themselves that they are closed.
+            await conn.execute(delete(BUDGET_HOLDERS).where(BUDGET_HOLDERS.c.seen_at < before))
+            return len(keys)
+
+        async with self._database.reading() as conn:
+            tenants = {row.tenant for row in await conn.execute(select(BUDGET_PERIODS.c.tenant).distinct())}
+        # A row must not vanish between being read and being written by a call.
+        locks = [Lock(Kind.BUDGETS, tenant) for tenant in tenants]
+        return await self._database.write(Kind.BUDGETS, write, locks)
 
     async def close(self) -> None:
         """Lets calls under way be written."""
@@ -191,9 +221,7 @@ class BudgetTable:
                 # Who has gone is served all the same: it may have been granted something, and will ask again.
                 results: list[tuple[_Call, Any]] = []
                 try:
-                    with translated_errors():
-                        async with self._writing, for_writing(self._engine).begin() as conn:
-                            results = [(call, await _serve(conn, call)) for call in group]
+                    results = await self._serve(group)
                 except BaseException as error:
                     failure = error if isinstance(error, Exception) else SidestepError("the call was interrupted")
                     results = [(call, failure) for call in group]
@@ -205,6 +233,14 @@ class BudgetTable:
         finally:
             self._writer = None
 
+    async def _serve(self, group: Sequence[_Call]) -> list[tuple[_Call, Any]]:
+        async def write(conn: AsyncConnection) -> list[tuple[_Call, Any]]:
+            era = await read_era(conn)
+            return [(call, await _serve(conn, call, era)) for call in group]
+
+        locks = [_EPOCH, *(Lock(Kind.BUDGETS, call.tenant) for call in group)]
+        return await self._database.write(Kind.BUDGETS, write, locks)
+
 
 def _tell(answer: asyncio.Future[Any], result: Any) -> None:
     if answer.done():
@@ -215,9 +251,10 @@ def _tell(answer: asyncio.Future[Any], result: Any) -> None:
         answer.set_result(result)
 
 
-async def _serve(conn: AsyncConnection, call: _Call) -> Any:
+async def _serve(conn: AsyncConnection, call: _Call, era: Era) -> Any:
     """Applies one call and saves what it changed. A refusal of the books is its result: it changed nothing."""
     ledger: Ledger = await call.load(conn)
+    ledger.first_period = era.first_period
     try:
         result = call.apply(ledger)
     except SidestepError as error:
@@ -228,7 +265,7 @@ async def _serve(conn: AsyncConnection, call: _Call) -> Any:
         holder, sidecar = call.holder
         closed = (call.tenant, holder) in ledger.closed
         row = {"tenant": call.tenant, "holder": holder, "sidecar": sidecar, "closed": closed, "seen_at": now}
-        await conn.execute(_PUT_HOLDER, row)
+        await conn.execute(_PUT_HOLDER.on(conn), row)
     return result
 
 
@@ -247,12 +284,15 @@ async def _save(conn: AsyncConnection, ledger: Ledger, now: float) -> None:
             "decision_id": each.decision_id,
             "executed": each.executed,
             "settled_at": now,
+            "grant_id": each.account.grant,
+            "subject": each.account.subject,
+            "period": each.period,
         }
         for each in ledger.settled_now
     ]
     for statement, parameters in ((_PUT_ROW, rows), (_PUT_TOTALS, totals), (_PUT_SETTLEMENT, settled)):
         if parameters:
-            await conn.execute(statement, parameters)
+            await conn.execute(statement.on(conn), parameters)
 
 
 async def _load(
@@ -315,7 +355,7 @@ async def _load_totals(
         return
     wanted = _wanted(keys)
     query = select(BUDGET_TOTALS).where(BUDGET_TOTALS.c.tenant == tenant)
-    for found in await conn.execute(query.join(wanted, _same(BUDGET_TOTALS.c, wanted.c)).with_for_update()):
+    for found in await conn.execute(query.join(wanted, _same(BUDGET_TOTALS.c, wanted.c))):
         ledger.totals[Account(tenant, found.grant_id, found.subject), found.period] = read_totals(found.state)
 
 
@@ -333,7 +373,7 @@ async def _periods(conn: AsyncConnection, tenant: str, subjects: Collection[str]
 
 async def _terms(conn: AsyncConnection, tenant: str, grants: Collection[str]) -> dict[tuple[str, str], Terms | None]:
     query = select(RECORDS.c.id, RECORDS.c.value).where(
-        RECORDS.c.tenant == tenant, RECORDS.c.collection == int(Kind.GRANTS), RECORDS.c.id.in_(sorted(grants))
+        RECORDS.c.tenant == tenant, RECORDS.c.collection == int(Collections.GRANTS), RECORDS.c.id.in_(sorted(grants))
     )
     now = time.time()
     return {(tenant, record_id): terms_of(value, now) for record_id, value in await conn.execute(query)}
@@ -357,7 +397,7 @@ def terms_of(value: bytes, now: float) -> Terms | None:
 
 def _wanted(keys: Iterable[tuple[Account, int]]) -> Any:
     # Joined, not compared with a list: for a list of tuples SQLite reads the whole table.
-    columns = (column("grant_id", Text), column("subject", Text), column("period", BigInteger))
+    columns = (column("grant_id", Name), column("subject", Name), column("period", Int64))
     rows = sorted((account.grant, account.subject, period) for account, period in keys)
     return values(*columns).data(rows).cte("wanted")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sidestep.v1 import audit_pb2, resources_pb2, sync_pb2
@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controlplane.audit import Note, record_digest
 from controlplane.errors import ConflictError
 from controlplane.store.audit import Result, append_entry
-from controlplane.store.dialect import upsert
+from controlplane.store.database import Kind, Lock
+from controlplane.store.dialect import Upsert
 from controlplane.store.model import Committed, Head
 from controlplane.store.rules import record_rules
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
@@ -23,13 +24,19 @@ from engine.names import Lane, lane_of
 # (collection, id) -> value, None for no such record.
 Values = Mapping[tuple[int, str], bytes | None]
 
+_KINDS = {Lane.URGENT: Kind.URGENT, Lane.BULK: Kind.BULK}
+
 _FIND_RECORDS = (
     select(RECORDS.c.id, RECORDS.c.value)
     .where(RECORDS.c.tenant == bindparam("tenant"), RECORDS.c.collection == bindparam("collection"))
     .where(RECORDS.c.id.in_(bindparam("ids", expanding=True)))
-    .with_for_update()
 )
-_UPSERT_RECORD = upsert(RECORDS, ["value"])
+_UPSERT_RECORD = Upsert(RECORDS, ["value"])
+_FIND_OTHERS = (
+    select(RECORDS.c.id)
+    .where(RECORDS.c.tenant == bindparam("tenant"), RECORDS.c.collection == bindparam("collection"))
+    .order_by(RECORDS.c.id)
+)
 _DELETE_RECORD = delete(RECORDS).where(
     RECORDS.c.tenant == bindparam("of_tenant"),
     RECORDS.c.collection == bindparam("of_collection"),
@@ -37,10 +44,16 @@ _DELETE_RECORD = delete(RECORDS).where(
 )
 _LOCK_HEADS = (
     select(HEADS.c.lane, HEADS.c.revision, HEADS.c.digest, HEADS.c.digest_key)
-    .where(HEADS.c.tenant == bindparam("tenant"))
+    .where(HEADS.c.tenant == bindparam("tenant"), HEADS.c.lane.in_(bindparam("lanes", expanding=True)))
     .order_by(HEADS.c.lane)
     .with_for_update()
 )
+_READ_HEADS = (
+    select(HEADS.c.lane, HEADS.c.revision, HEADS.c.digest, HEADS.c.digest_key)
+    .where(HEADS.c.tenant == bindparam("tenant"))
+    .order_by(HEADS.c.lane)
+)
+_CREATE_HEAD = Upsert(HEADS, [])
 _ADVANCE_HEAD = (
     update(HEADS)
     .where(HEADS.c.tenant == bindparam("of_tenant"), HEADS.c.lane == bindparam("of_lane"))
@@ -48,21 +61,50 @@ _ADVANCE_HEAD = (
 )
 
 
+def commit_kinds(wanted: Values) -> list[Kind]:
+    """In which turns a commit is written."""
+    return sorted({_KINDS[lane] for lane in _lanes(wanted)}) or [Kind.URGENT]
+
+
+def commit_locks(tenant: str, wanted: Values, expect: Values, whole: Collection[int]) -> list[Lock]:
+    """What a commit locks before it reads: the lanes it writes, and, shared, those it only expects something of.
+
+    So what it found, and what it found missing, stays so until it has committed. An urgent commit never waits for a bulk one that
+    writes a thousand records.
+    """
+    written = _lanes(wanted)
+    read = {lane for lane in (*_lanes(expect), *map(lane_of, whole)) if lane is not None} - written
+    locks = [Lock(Kind.EPOCH, shared=True)]
+    locks += [Lock(_KINDS[lane], tenant) for lane in written]
+    return locks + [Lock(_KINDS[lane], tenant, shared=True) for lane in read]
+
+
 async def write_commit(
-    conn: AsyncConnection, tenant: str, wanted: Values, expect: Values, now: float, audit: Note | None = None
+    conn: AsyncConnection,
+    tenant: str,
+    wanted: Values,
+    expect: Values,
+    now: float,
+    audit: Note | None = None,
+    whole: Collection[int] = (),
 ) -> Committed:
     """Writes what differs, with one change row and one revision per lane touched, and the history of the rules. The heads are
     locked after all records. If anything differs, `audit` becomes an entry of the audit log.
 
-    Raises ConflictError if a record does not hold what `expect` says. The caller commits, or rolls back on any error.
+    `whole`: collections of which `expect` names every record but those that are written. Raises ConflictError if a record does
+    not hold what `expect` says. The caller holds `commit_locks`, and commits, or rolls back on any error.
     """
     before = await _read(conn, tenant, {*wanted, *expect})
     for key, value in expect.items():
         if before.get(key) != value:
             raise ConflictError(tenant, *key)
+    for collection in whole:
+        for record_id in (await conn.execute(_FIND_OTHERS, {"tenant": tenant, "collection": collection})).scalars():
+            if (collection, record_id) not in expect and (collection, record_id) not in wanted:
+                raise ConflictError(tenant, collection, record_id)
     changes = {key: value for key, value in wanted.items() if before.get(key) != value}
     await _write_records(conn, tenant, changes)
-    heads = await _lock_heads(conn, tenant)
+    heads = await _lock_heads(conn, tenant, _lanes(changes))
     for lane, head in heads.items():
         of_lane = {key: value for key, value in changes.items() if lane_of(key[0]) is lane}
         if of_lane:
@@ -101,25 +143,36 @@ async def _write_records(conn: AsyncConnection, tenant: str, changes: Values) ->
         else:
             puts.append({"tenant": tenant, "collection": collection, "id": record_id, "value": value})
     if puts:
-        await conn.execute(_UPSERT_RECORD, puts)
+        await conn.execute(_UPSERT_RECORD.on(conn), puts)
     if deletes:
         await conn.execute(_DELETE_RECORD, deletes)
 
 
-async def _lock_heads(conn: AsyncConnection, tenant: str) -> dict[Lane, Head]:
-    """Both heads of the tenant, which comes into being here if it is new."""
+def _lanes(keys: Iterable[tuple[int, str]]) -> set[Lane]:
+    return {lane for lane in (lane_of(collection) for collection, _ in keys) if lane is not None}
+
+
+async def _lock_heads(conn: AsyncConnection, tenant: str, lanes: Collection[Lane]) -> dict[Lane, Head]:
+    """Both heads of the tenant, which comes into being here if it is new; those of `lanes` are locked.
+
+    The others may be those of a moment ago.
+    """
     epoch = await conn.scalar(select(SCHEMA.c.epoch))
     assert epoch is not None
-    rows: list[Row[Any]] = list(await conn.execute(_LOCK_HEADS, {"tenant": tenant}))
-    if rows:
-        return {
-            Lane(row.lane): Head(tenant, Lane(row.lane), epoch, row.revision, row.digest, row.digest_key)
-            for row in rows
-        }
-    heads = {lane: Head(tenant, lane, epoch, 0, EMPTY, secrets.token_bytes(KEY_BYTES)) for lane in Lane}
-    columns = [column.name for column in HEADS.columns]
-    await conn.execute(insert(HEADS), [{name: getattr(head, name) for name in columns} for head in heads.values()])
-    return heads
+    if lanes:
+        await conn.execute(_LOCK_HEADS, {"tenant": tenant, "lanes": sorted(map(int, lanes))})
+    rows: list[Row[Any]] = list(await conn.execute(_READ_HEADS, {"tenant": tenant}))
+    if not rows:
+        # The commit of its other lane may make it at this moment: then that waits here, and the heads that are there stay.
+        heads = [Head(tenant, lane, epoch, 0, EMPTY, secrets.token_bytes(KEY_BYTES)) for lane in Lane]
+        columns = [column.name for column in HEADS.columns]
+        for head in heads:
+            await conn.execute(_CREATE_HEAD.on(conn), {name: getattr(head, name) for name in columns})
+        await conn.execute(_LOCK_HEADS, {"tenant": tenant, "lanes": sorted(map(int, lanes or Lane))})
+        rows = list(await conn.execute(_READ_HEADS, {"tenant": tenant}))
+    return {
+        Lane(row.lane): Head(tenant, Lane(row.lane), epoch, row.revision, row.digest, row.digest_key) for row in rows
+    }
 
 
 async def _advance(conn: AsyncConnection, head: Head, changes: Values, before: Values, now: float) -> Head:

@@ -14,12 +14,14 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from sidestep.v1 import admin_pb2, report_pb2
-from sqlalchemy import Select, Text, and_, column, delete, select, tuple_, values
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Select, and_, column, delete, select, tuple_, values
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.errors import NotFoundError
 from controlplane.store.chain import ChainState
-from controlplane.store.dialect import for_writing, translated_errors, upsert
+from controlplane.store.columns import Name
+from controlplane.store.database import Database, Kind, Lock
+from controlplane.store.dialect import Upsert
 from controlplane.store.tables import JOURNAL_ANCHORS, JOURNAL_CHAINS
 
 # Chains of one transaction, and of one query in it.
@@ -29,8 +31,8 @@ _LOOK_UP = 500
 _FORGET = 16
 
 _KEY = tuple_(JOURNAL_CHAINS.c.sidecar, JOURNAL_CHAINS.c.chain)
-_PUT_CHAIN = upsert(JOURNAL_CHAINS, [column.name for column in JOURNAL_CHAINS.columns if not column.primary_key])
-_PUT_ANCHOR = upsert(JOURNAL_ANCHORS, ["head", "reported_at"])
+_PUT_CHAIN = Upsert(JOURNAL_CHAINS, [column.name for column in JOURNAL_CHAINS.columns if not column.primary_key])
+_PUT_ANCHOR = Upsert(JOURNAL_ANCHORS, ["head", "reported_at"])
 
 Key = tuple[str, str]
 
@@ -45,9 +47,8 @@ class _Report(NamedTuple):
 class JournalTable:
     """Chains by (sidecar, chain). All methods raise StoreError when the database fails."""
 
-    def __init__(self, engine: AsyncEngine, writing: asyncio.Lock) -> None:
-        self._engine = engine
-        self._writing = writing
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._waiting: deque[_Report] = deque()
         self._writer: asyncio.Task[None] | None = None
 
@@ -67,9 +68,8 @@ class JournalTable:
         query = select(JOURNAL_CHAINS).where(tuple_(*after) < _KEY).order_by(*_KEY.clauses).limit(limit)
         if sidecar:
             query = query.where(JOURNAL_CHAINS.c.sidecar == sidecar)
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                return [_status(ChainState(**row)) for row in (await conn.execute(query)).mappings()]
+        async with self._database.reading() as conn:
+            return [_status(ChainState(**row)) for row in (await conn.execute(query)).mappings()]
 
     async def anchors(self, sidecar: str, chain: str, after: int, limit: int) -> list[admin_pb2.JournalAnchor]:
         """Anchors of a chain with more than `after` records, oldest first; the chain's newest is the last of all.
@@ -78,12 +78,11 @@ class JournalTable:
         """
         of_chain = (JOURNAL_ANCHORS.c.sidecar == sidecar, JOURNAL_ANCHORS.c.chain == chain)
         query = select(JOURNAL_ANCHORS).where(*of_chain, JOURNAL_ANCHORS.c.records > after)
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                newest = (await conn.execute(_find([(sidecar, chain)]))).one_or_none()
-                if newest is None:
-                    raise NotFoundError(f"chain {chain} of sidecar {sidecar}")
-                rows = (await conn.execute(query.order_by(JOURNAL_ANCHORS.c.records).limit(limit))).all()
+        async with self._database.reading() as conn:
+            newest = (await conn.execute(_find([(sidecar, chain)]))).one_or_none()
+            if newest is None:
+                raise NotFoundError(f"chain {chain} of sidecar {sidecar}")
+            rows = (await conn.execute(query.order_by(JOURNAL_ANCHORS.c.records).limit(limit))).all()
         anchors = [_anchor(row.records, row.head, row.reported_at) for row in rows]
         reached = anchors[-1].records if anchors else after
         if len(anchors) < limit and newest.records > reached:
@@ -94,14 +93,19 @@ class JournalTable:
         """Removes chains not reported since, with their anchors; returns how many."""
         forgotten = 0
         old = select(*_KEY.clauses).where(JOURNAL_CHAINS.c.last_report_at < reported_before).limit(_FORGET)
+
+        async def write(conn: AsyncConnection) -> int:
+            # A chain that is reported at this moment keeps its row from being deleted, or comes back as a new one.
+            found = old.with_for_update(skip_locked=True)
+            keys = [tuple(row) for row in await conn.execute(found)]
+            for table in (JOURNAL_ANCHORS, JOURNAL_CHAINS) if keys else ():
+                await conn.execute(delete(table).where(tuple_(table.c.sidecar, table.c.chain).in_(keys)))
+            return len(keys)
+
         while True:
-            with translated_errors():
-                async with self._writing, for_writing(self._engine).begin() as conn:
-                    keys = [tuple(row) for row in await conn.execute(old)]
-                    for table in (JOURNAL_ANCHORS, JOURNAL_CHAINS):
-                        await conn.execute(delete(table).where(tuple_(table.c.sidecar, table.c.chain).in_(keys)))
-            forgotten += len(keys)
-            if len(keys) < _FORGET:
+            removed = await self._database.write(Kind.JOURNALS, write)
+            forgotten += removed
+            if removed < _FORGET:
                 return forgotten
 
     async def close(self) -> None:
@@ -112,9 +116,7 @@ class JournalTable:
     async def _write(self) -> None:
         while group := self._take_group():
             try:
-                with translated_errors():
-                    async with self._writing, for_writing(self._engine).begin() as conn:
-                        conflicts = await _merge(conn, group, time.time())
+                conflicts = await self._take(group)
             except Exception as error:
                 for report in group:
                     if not report.answer.done():
@@ -124,6 +126,10 @@ class JournalTable:
                     if not report.answer.done():
                         report.answer.set_result(names)
         self._writer = None
+
+    async def _take(self, group: Collection[_Report]) -> list[list[str]]:
+        locks = [Lock(Kind.JOURNALS, report.sidecar) for report in group]
+        return await self._database.write(Kind.JOURNALS, lambda conn: _merge(conn, group, time.time()), locks)
 
     def _take_group(self) -> list[_Report]:
         """The oldest reports that are still waited for."""
@@ -142,7 +148,7 @@ async def _merge(conn: AsyncConnection, group: Collection[_Report], now: float) 
     keys = sorted({(report.sidecar, chain.chain) for report in group for chain in report.chains})
     states: dict[Key, ChainState] = {}
     for at in range(0, len(keys), _LOOK_UP):
-        rows = await conn.execute(_find(keys[at : at + _LOOK_UP]).with_for_update(of=JOURNAL_CHAINS))
+        rows = await conn.execute(_find(keys[at : at + _LOOK_UP]))
         states.update({(row["sidecar"], row["chain"]): ChainState(**row) for row in rows.mappings()})
     anchors: list[dict[str, Any]] = []
     conflicts: list[list[str]] = []
@@ -157,15 +163,15 @@ async def _merge(conn: AsyncConnection, group: Collection[_Report], now: float) 
                 key = {"sidecar": sidecar, "chain": chain.chain, "records": chain.records}
                 anchors.append(key | {"head": chain.head, "reported_at": now})
     if states:
-        await conn.execute(_PUT_CHAIN, [asdict(state) for state in states.values()])
+        await conn.execute(_PUT_CHAIN.on(conn), [asdict(state) for state in states.values()])
     if anchors:
-        await conn.execute(_PUT_ANCHOR, anchors)
+        await conn.execute(_PUT_ANCHOR.on(conn), anchors)
     return conflicts
 
 
 def _find(keys: Sequence[Key]) -> Select[Any]:
     # Joined, not compared with a list: for a list of pairs SQLite reads the whole table.
-    wanted = values(column("sidecar", Text), column("chain", Text)).data(keys).cte("wanted")
+    wanted = values(column("sidecar", Name), column("chain", Name)).data(keys).cte("wanted")
     same = and_(JOURNAL_CHAINS.c.sidecar == wanted.c.sidecar, JOURNAL_CHAINS.c.chain == wanted.c.chain)
     return select(JOURNAL_CHAINS).join(wanted, same)
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from sidestep.v1 import audit_pb2
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Double,
-    Index,
-    LargeBinary,
-    Table,
-    Text,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Boolean, Column, Index, LargeBinary, Table, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.audit import Note
 from controlplane.errors import NotFoundError, RefusedError
-from controlplane.store.audit import Result, append_entry
-from controlplane.store.dialect import for_writing, translated_errors
+from controlplane.store.audit import Result, append_entry, audit_lock
+from controlplane.store.columns import Int64, Name, Real
+from controlplane.store.database import Database, Kind
 from controlplane.store.model import Committed
 from controlplane.store.tables import METADATA
 
@@ -36,12 +22,12 @@ from controlplane.store.tables import METADATA
 PROPOSALS = Table(
     "proposals",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("id", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("id", Name, primary_key=True),
     # Rises; orders them.
-    Column("number", BigInteger, nullable=False),
+    Column("number", Int64, nullable=False),
     Column("pending", Boolean, nullable=False),
-    Column("expires_at", Double, nullable=False),
+    Column("expires_at", Real, nullable=False),
     Column("proposal", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -56,10 +42,8 @@ KEPT_S: Final = 90 * 86_400.0
 class ProposalTable:
     """Proposals by (tenant, id). All methods raise StoreError when the database fails."""
 
-    def __init__(self, engine: AsyncEngine, writing: asyncio.Lock) -> None:
-        self._engine = engine
-        self._writer = for_writing(engine)
-        self._writing = writing
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def add(self, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal, note: Note) -> None:
         """Keeps a proposal and enters it in the audit log; forgets old ones. Durable when it returns.
@@ -69,30 +53,32 @@ class ProposalTable:
         now = time.time()
         of_tenant = PROPOSALS.c.tenant == tenant
         waiting = select(func.count()).where(of_tenant, PROPOSALS.c.pending, PROPOSALS.c.expires_at > now)
-        with translated_errors():
-            async with self._writing, self._writer.begin() as conn:
-                if (await conn.scalar(waiting) or 0) >= MAX_PENDING:
-                    raise RefusedError(f"{MAX_PENDING} proposals are waiting already")
-                # What expires later than it is decided is kept that little longer.
-                await conn.execute(delete(PROPOSALS).where(of_tenant, PROPOSALS.c.expires_at < now - KEPT_S))
-                last = await conn.scalar(select(func.max(PROPOSALS.c.number)).where(of_tenant)) or 0
-                row = {
-                    "tenant": tenant,
-                    "id": proposal_id,
-                    "number": last + 1,
-                    "pending": True,
-                    "expires_at": proposal.expire_time.ToNanoseconds() / 1e9,
-                    "proposal": proposal.SerializeToString(),
-                }
-                await conn.execute(insert(PROPOSALS), row)
-                await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), now)
+
+        async def write(conn: AsyncConnection) -> None:
+            if (await conn.scalar(waiting) or 0) >= MAX_PENDING:
+                raise RefusedError(f"{MAX_PENDING} proposals are waiting already")
+            # What expires later than it is decided is kept that little longer.
+            await conn.execute(delete(PROPOSALS).where(of_tenant, PROPOSALS.c.expires_at < now - KEPT_S))
+            last = await conn.scalar(select(func.max(PROPOSALS.c.number)).where(of_tenant)) or 0
+            row = {
+                "tenant": tenant,
+                "id": proposal_id,
+                "number": last + 1,
+                "pending": True,
+                "expires_at": proposal.expire_time.ToNanoseconds() / 1e9,
+                "proposal": proposal.SerializeToString(),
+            }
+            await conn.execute(insert(PROPOSALS), row)
+            await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), now)
+
+        # The lock of the entry it needs anyway also keeps others from counting and numbering at the same time.
+        await self._database.write(Kind.AUDIT, write, (audit_lock(tenant),))
 
     async def get(self, tenant: str, proposal_id: str) -> audit_pb2.Proposal:
         """A proposal. Raises NotFoundError."""
         query = select(PROPOSALS.c.proposal).where(PROPOSALS.c.tenant == tenant, PROPOSALS.c.id == proposal_id)
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                value = await conn.scalar(query)
+        async with self._database.reading() as conn:
+            value = await conn.scalar(query)
         if value is None:
             raise NotFoundError(f"tenants/{tenant}/proposals/{proposal_id}")
         return audit_pb2.Proposal.FromString(value)
@@ -106,17 +92,37 @@ class ProposalTable:
             query = query.where(PROPOSALS.c.number < before)
         if pending_only:
             query = query.where(PROPOSALS.c.pending, PROPOSALS.c.expires_at > now)
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                rows = await conn.execute(query.order_by(PROPOSALS.c.number.desc()).limit(limit))
-                return [(number, audit_pb2.Proposal.FromString(value)) for number, value in rows]
+        async with self._database.reading() as conn:
+            rows = await conn.execute(query.order_by(PROPOSALS.c.number.desc()).limit(limit))
+            return [(number, audit_pb2.Proposal.FromString(value)) for number, value in rows]
 
     async def close(self, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal, note: Note) -> None:
         """Ends a proposal without a change, and enters it in the audit log. Raises RefusedError if it is ended already."""
-        with translated_errors():
-            async with self._writing, self._writer.begin() as conn:
+
+        async def write(conn: AsyncConnection) -> None:
+            await _end(conn, tenant, proposal_id, proposal)
+            await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), time.time())
+
+        await self._database.write(Kind.AUDIT, write, (audit_lock(tenant),))
+
+    async def expire(self, now: float) -> None:
+        """Ends, in all tenants, what nobody decided about in time, so that no secret stays that was proposed.
+
+        No entry of the audit log tells of it: it has been over since its time came.
+        """
+        due = select(PROPOSALS.c.tenant, PROPOSALS.c.id, PROPOSALS.c.proposal).where(
+            PROPOSALS.c.pending, PROPOSALS.c.expires_at <= now
+        )
+
+        async def write(conn: AsyncConnection) -> None:
+            # Every replica does this; what another has at hand is left to it.
+            for tenant, proposal_id, value in (await conn.execute(due.with_for_update(skip_locked=True))).all():
+                proposal = audit_pb2.Proposal.FromString(value)
+                proposal.state = audit_pb2.PROPOSAL_STATE_EXPIRED
+                forget_secret(proposal)
                 await _end(conn, tenant, proposal_id, proposal)
-                await append_entry(conn, tenant, note, Result(audit_pb2.AUDIT_OUTCOME_DONE), time.time())
+
+        await self._database.write(Kind.AUDIT, write)
 
     def closing(
         self, tenant: str, proposal_id: str, finished: Callable[[Committed], audit_pb2.Proposal]
@@ -127,6 +133,12 @@ class ProposalTable:
             await _end(conn, tenant, proposal_id, finished(committed))
 
         return also
+
+
+def forget_secret(proposal: audit_pb2.Proposal) -> None:
+    """Takes the secret out of what a proposal puts: once it is ended it is not needed there."""
+    if proposal.put.HasField("key"):
+        proposal.put.key.ClearField("secret")
 
 
 async def _end(conn: AsyncConnection, tenant: str, proposal_id: str, proposal: audit_pb2.Proposal) -> None:

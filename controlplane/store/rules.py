@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, insert, select
+from sqlalchemy import Connection, and_, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.errors import NotFoundError
+from controlplane.store.epochs import shared_history
 from controlplane.store.tables import HEADS, RECORDS, RULE_HISTORY, RULE_HISTORY_STARTS, SCHEMA
 from engine.names import Collection, Lane
 
@@ -42,15 +43,15 @@ async def record_rules(
         await conn.execute(insert(RULE_HISTORY), rows)
 
 
-async def begin_history(conn: AsyncConnection) -> None:
+def begin_history(conn: Connection) -> None:
     """Begins the history of a database that had none: with the rules of every tenant as they are now."""
     heads = HEADS.c
     current = select(RECORDS.c.tenant, RECORDS.c.collection, RECORDS.c.id, heads.revision, RECORDS.c.value)
     current = current.join(HEADS, and_(heads.tenant == RECORDS.c.tenant, heads.lane == int(Lane.URGENT)))
     current = current.where(RECORDS.c.collection.in_(RULE_COLLECTIONS))
-    await conn.execute(insert(RULE_HISTORY).from_select([column.name for column in RULE_HISTORY.columns], current))
+    conn.execute(insert(RULE_HISTORY).from_select([column.name for column in RULE_HISTORY.columns], current))
     starts = select(heads.tenant, heads.revision).where(heads.lane == int(Lane.URGENT))
-    await conn.execute(insert(RULE_HISTORY_STARTS).from_select(["tenant", "revision"], starts))
+    conn.execute(insert(RULE_HISTORY_STARTS).from_select(["tenant", "revision"], starts))
 
 
 async def read_rules(conn: AsyncConnection, tenant: str, epoch: int, revision: int) -> Rules:
@@ -65,7 +66,14 @@ async def read_rules(conn: AsyncConnection, tenant: str, epoch: int, revision: i
     if row is None:
         raise NotFoundError(f"tenants/{tenant}")
     if epoch != row.epoch:
-        raise _unknown(tenant, f"of epoch {epoch} are not recorded here, this is epoch {row.epoch}")
+        shared = await shared_history(conn, tenant, epoch, row.epoch)
+        if shared is None:
+            raise _unknown(tenant, f"of epoch {epoch} are not recorded here, this is epoch {row.epoch}")
+        if revision > shared:
+            raise _unknown(
+                tenant,
+                f"of epoch {epoch} were lost after revision {shared}, when epoch {row.epoch} or one before it began",
+            )
     if revision > row.revision:
         raise _unknown(tenant, f"of revision {revision} are not there yet, the head is revision {row.revision}")
     starts = select(RULE_HISTORY_STARTS.c.revision).where(RULE_HISTORY_STARTS.c.tenant == tenant)

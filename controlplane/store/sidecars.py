@@ -13,22 +13,24 @@ from typing import Any
 
 from sidestep.v1 import admin_pb2
 from sqlalchemy import delete, or_, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controlplane.store.dialect import for_writing, translated_errors, upsert
+from controlplane.store.database import Database, Kind, Lock
+from controlplane.store.dialect import Upsert
 from controlplane.store.tables import SIDECARS
 
 RENEW_S = 30.0
 CONNECTED_FOR_S = 90.0
 
-_UPSERT = upsert(SIDECARS, ["connected", "seen_at", "recorded_at", "status"])
+# A process that notices late that a stream broke must not overwrite what another knows of the next one.
+_UPSERT = Upsert(SIDECARS, ["connected", "seen_at", "recorded_at", "status"], newer="seen_at")
 
 
 class SidecarTable:
     """Statuses by sidecar name; a name has one status, the latest recorded."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._latest: dict[str, admin_pb2.SidecarStatus] = {}
         self._written_at: dict[str, float] = {}
 
@@ -48,11 +50,13 @@ class SidecarTable:
         if not due:
             return
         rows = [_to_row(status, now) for status in due.values()]
+
+        async def write(conn: AsyncConnection) -> None:
+            await conn.execute(_UPSERT.on(conn), rows)
+
         self._written_at.update(dict.fromkeys(due, now))
         try:
-            with translated_errors():
-                async with for_writing(self._engine).begin() as conn:
-                    await conn.execute(_UPSERT, rows)
+            await self._database.write(Kind.SIDECARS, write, (Lock(Kind.SIDECARS),))
         except BaseException:
             for name in due:
                 self._written_at.pop(name, None)
@@ -67,16 +71,15 @@ class SidecarTable:
         now = time.time()
         found: list[admin_pb2.SidecarStatus] = []
         while len(found) < limit:
-            with translated_errors():
-                async with self._engine.connect() as conn:
-                    query = select(SIDECARS).where(SIDECARS.c.sidecar > after).order_by(SIDECARS.c.sidecar).limit(limit)
-                    rows = {row.sidecar: row for row in await conn.execute(query)}
+            async with self._database.reading() as conn:
+                query = select(SIDECARS).where(SIDECARS.c.sidecar > after).order_by(SIDECARS.c.sidecar).limit(limit)
+                rows = {row.sidecar: row for row in await conn.execute(query)}
             # Beyond a full page the table knows more names, so names of memory behind it must wait for the next page.
             upto = max(rows) if len(rows) == limit else None
             names = sorted({*rows, *(name for name in self._latest if name > after and (upto is None or name <= upto))})
             for name in names:
-                latest = self._latest.get(name)
-                status = _from_row(rows[name], now) if latest is None else _copy(latest)
+                latest, row = self._latest.get(name), rows.get(name)
+                status = _copy(latest) if latest is not None and not _is_newer(row, latest) else _from_row(row, now)
                 if tenant is None or any(cursor.tenant == tenant for cursor in status.cursors):
                     found.append(status)
             if upto is None:
@@ -84,32 +87,62 @@ class SidecarTable:
             after = upto
         return found[:limit]
 
+    async def identity(self, name: str) -> str:
+        """The certificate identity that has this name; empty: none has."""
+        latest = self._latest.get(name)
+        if latest is not None:
+            return latest.identity
+        query = select(SIDECARS.c.status).where(SIDECARS.c.sidecar == name)
+        async with self._database.reading() as conn:
+            row = (await conn.execute(query)).scalar()
+        return "" if row is None else admin_pb2.SidecarStatus.FromString(row).identity
+
+    async def claim(self, name: str, identity: str) -> None:
+        """Gives a name that no identity has to one; durable with the next `flush`."""
+        async with self._database.reading() as conn:
+            row = (await conn.execute(select(SIDECARS).where(SIDECARS.c.sidecar == name))).one_or_none()
+        status = admin_pb2.SidecarStatus(sidecar=name) if row is None else _from_row(row, time.time())
+        status = self._latest.get(name, status)
+        status.identity = identity
+        status.seen_time.FromNanoseconds(time.time_ns())
+        self.record(status)
+
     async def connected(self, names: Collection[str]) -> set[str]:
         """Which of them have a stream open."""
         fresh = SIDECARS.c.recorded_at > time.time() - CONNECTED_FOR_S
         query = select(SIDECARS.c.sidecar).where(SIDECARS.c.sidecar.in_(names), SIDECARS.c.connected, fresh)
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                found = set((await conn.execute(query)).scalars())
-        return {name for name in names if (self._latest[name].connected if name in self._latest else name in found)}
+        async with self._database.reading() as conn:
+            found = set((await conn.execute(query)).scalars())
+        # Here or at another replica: it may have gone from here because it went there.
+        return {name for name in names if name in found or (name in self._latest and self._latest[name].connected)}
 
     async def forget(self, seen_before: float) -> int:
         """Removes those not connected and not seen since; returns how many."""
         gone = or_(SIDECARS.c.connected.is_(False), SIDECARS.c.recorded_at < time.time() - CONNECTED_FOR_S)
-        with translated_errors():
-            async with for_writing(self._engine).begin() as conn:
-                result = await conn.execute(delete(SIDECARS).where(SIDECARS.c.seen_at < seen_before, gone))
-        return int(result.rowcount)
+
+        async def write(conn: AsyncConnection) -> int:
+            return (await conn.execute(delete(SIDECARS).where(SIDECARS.c.seen_at < seen_before, gone))).rowcount
+
+        return await self._database.write(Kind.SIDECARS, write, (Lock(Kind.SIDECARS),))
 
 
 def _to_row(status: admin_pb2.SidecarStatus, now: float) -> dict[str, Any]:
     return {
         "sidecar": status.sidecar,
         "connected": status.connected,
-        "seen_at": status.seen_time.ToNanoseconds() / 1e9,
+        "seen_at": _seen_at(status),
         "recorded_at": now,
         "status": status.SerializeToString(),
     }
+
+
+def _is_newer(row: Any, latest: admin_pb2.SidecarStatus) -> bool:
+    """Whether another process knows more of a sidecar than this one, from which it has gone."""
+    return row is not None and not latest.connected and row.seen_at > _seen_at(latest)
+
+
+def _seen_at(status: admin_pb2.SidecarStatus) -> float:
+    return status.seen_time.ToNanoseconds() / 1e9
 
 
 def _from_row(row: Any, now: float) -> admin_pb2.SidecarStatus:

@@ -1,4 +1,4 @@
-"""The store: SQLAlchemy Core over SQLite. One process or several may use a database at once."""
+"""The store: SQLAlchemy Core over SQLite or PostgreSQL. One process or several may use a database at once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from typing import Any, TypeVar
 
 from sidestep.v1 import admin_pb2
 from sqlalchemy import ColumnElement, Row, and_, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controlplane.audit import Note
 from controlplane.errors import CompactedError, NotFoundError
 from controlplane.store.audit import AuditTable
 from controlplane.store.budgets import BudgetTable
-from controlplane.store.commit import Values, write_commit
-from controlplane.store.dialect import for_writing, open_engine, translated_errors
+from controlplane.store.commit import Values, commit_kinds, commit_locks, write_commit
+from controlplane.store.database import Database, Kind, Lock
+from controlplane.store.dialect import is_postgres, open_engine
+from controlplane.store.epochs import raise_epoch
 from controlplane.store.findings import FindingTable
 from controlplane.store.journals import JournalTable
 from controlplane.store.model import Backlog, Batches, Committed, Entry, Head, Write, check_writes
 from controlplane.store.proofs import ProofTable
 from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
-from controlplane.store.schema import ensure_schema
+from controlplane.store.schema import check_schema, migrate
 from controlplane.store.sidecars import SidecarTable
+from controlplane.store.stock import Stock, read_stock
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
 from controlplane.store.usage import UsageTable
 from engine.names import Lane
@@ -62,36 +65,37 @@ class Store:
     All methods raise StoreError when the database fails. Reads see whole commits only.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._writer = for_writing(engine)
-        self._writing = asyncio.Lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._running: set[asyncio.Task[Any]] = set()
         self._watchers: list[Callable[[Iterable[Head]], None]] = []
-        self._sidecars = SidecarTable(engine)
-        self.journals = JournalTable(engine, self._writing)
-        self.budgets = BudgetTable(engine, self._writing)
-        self.audit = AuditTable(engine, self._writing)
-        self.usage = UsageTable(engine, self._writing)
-        self.findings = FindingTable(engine, self._writing)
-        self.proofs = ProofTable(engine, self._writing)
-        self.proposals = ProposalTable(engine, self._writing)
+        self._sidecars = SidecarTable(database)
+        self.journals = JournalTable(database)
+        self.budgets = BudgetTable(database)
+        self.audit = AuditTable(database)
+        self.usage = UsageTable(database)
+        self.findings = FindingTable(database)
+        self.proofs = ProofTable(database)
+        self.proposals = ProposalTable(database)
 
     @classmethod
-    async def open(cls, url: str) -> Store:
-        """Opens the database, making its schema if it is empty, bringing it up to date if it is older.
+    async def open(cls, url: str, *, migrating: bool | None = None) -> Store:
+        """Opens the database; if `migrating`, makes its schema if it is empty, and brings it up to date if it is older.
 
-        Raises SettingsError for a URL that cannot be served, SchemaError for a foreign or newer database.
+        None: on SQLite, which one process has for itself. Raises SettingsError for a URL that cannot be served, SchemaError for a
+        foreign or newer database, and for one that is not up to date.
         """
         engine = open_engine(url)
+        database = Database(engine)
         try:
-            with translated_errors():
-                async with for_writing(engine).begin() as conn:
-                    await ensure_schema(conn)
+            if migrating or (migrating is None and not is_postgres(engine)):
+                await migrate(database)
+            else:
+                await check_schema(database)
         except BaseException:
-            await engine.dispose()
+            await database.close()
             raise
-        return cls(engine)
+        return cls(database)
 
     async def close(self) -> None:
         """Lets running commits and reports finish, writes the sidecars' last statuses and closes every connection."""
@@ -102,7 +106,7 @@ class Store:
         try:
             await self.flush_sidecars()
         finally:
-            await self._engine.dispose()
+            await self._database.close()
 
     def watch(self, on_commit: Callable[[Iterable[Head]], None]) -> None:
         """Calls `on_commit` with the tenant's heads after each commit of this process that changed something."""
@@ -112,7 +116,7 @@ class Store:
 
     async def get(self, tenant: str, collection: int, id: str) -> bytes | None:  # noqa: A002 (the word of the API)
         """The bytes of a record, or None."""
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             value = await conn.scalar(select(RECORDS.c.value).where(_in(tenant, collection), RECORDS.c.id == id))
             return None if value is None else bytes(value)
 
@@ -123,13 +127,13 @@ class Store:
             query = query.where(RECORDS.c.id >= prefix, func.substr(RECORDS.c.id, 1, len(prefix)) == prefix)
             if (end := _after_prefix(prefix)) is not None:
                 query = query.where(RECORDS.c.id < end)
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             rows = await conn.execute(query.order_by(RECORDS.c.id).limit(max(1, min(limit, MAX_PAGE))))
             return [(record_id, value) for record_id, value in rows]
 
     async def count(self, tenant: str, collection: int) -> int:
         """How many records a collection has."""
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             return int(await conn.scalar(select(func.count()).where(_in(tenant, collection))) or 0)
 
     async def digests(self, tenant: str, collection: int, *, id_suffix: str = "") -> AsyncGenerator[Page, None]:
@@ -142,7 +146,7 @@ class Store:
             tail = func.substr(RECORDS.c.id, func.length(RECORDS.c.id) - len(id_suffix) + 1)
             query = query.where(tail == id_suffix)
         after = ""
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             while True:
                 rows = (await conn.execute(query.where(RECORDS.c.id > after).limit(_BATCH))).all()
                 if not rows:
@@ -158,27 +162,37 @@ class Store:
         expect: Mapping[tuple[int, str], bytes | None] | None = None,
         audit: Note | None = None,
         also: Callable[[AsyncConnection, Committed], Awaitable[None]] | None = None,
+        whole: Collection[int] = (),
     ) -> Committed:
         """Writes at most 1,000 records (3 MiB) in one transaction, with one new revision per lane that changes.
 
         Writes that change nothing are dropped; of two writes to one record the later counts. `expect` maps
-        (collection, id) to the bytes a record must hold now, None for "no such record": ConflictError otherwise.
+        (collection, id) to the bytes a record must hold now, None for "no such record": ConflictError otherwise, and also if
+        there is a record of a collection of `whole` that is neither in `expect` nor written.
         `audit` becomes an entry of the audit log in the same transaction, unless nothing changes. `also` writes what else
         belongs into it; what it raises undoes all.
         A tenant comes into being with its first commit. Durable when it returns; a cancelled caller does not interrupt
         it. Raises InvalidInputError beyond a limit or for a collection of no lane.
         """
         wanted = check_writes(tenant, writes)
-        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {}), audit, also))
+        return await self._uninterrupted(self._commit(tenant, wanted, dict(expect or {}), audit, also, whole))
 
     # Heads and the change log
+
+    async def raise_epoch(self, *, at_least: int = 0) -> tuple[int, int]:
+        """Begins another epoch, greater than every one before and at least `at_least`; returns the former and the new one.
+
+        For a database that was set back: what was served before counts no more, and of budgets nothing is granted but in periods
+        that begin from now on.
+        """
+        return await raise_epoch(self._database, at_least=at_least)
 
     async def heads(self, tenants: Collection[str] | None = None) -> Heads:
         """The heads of some tenants, or of all, both lanes of each, ordered by (tenant, lane)."""
         query = _HEADS
         if tenants is not None:
             query = query.where(HEADS.c.tenant.in_(tenants))
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             rows = await conn.execute(query.order_by(HEADS.c.tenant, HEADS.c.lane))
             return [
                 Head(row.tenant, Lane(row.lane), row.epoch, row.revision, row.digest, row.digest_key) for row in rows
@@ -188,7 +202,7 @@ class Store:
         """A value that differs after every commit of anyone and every change of epoch; far cheaper than `heads`."""
         totals = select(SCHEMA.c.epoch, func.count(HEADS.c.tenant), func.coalesce(func.sum(HEADS.c.revision), 0))
         query = totals.select_from(SCHEMA.outerjoin(HEADS, SCHEMA.c.id == 1)).group_by(SCHEMA.c.epoch)
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             epoch, tenants, revisions = (await conn.execute(query)).one()
             return int(epoch), int(tenants), int(revisions)
 
@@ -198,7 +212,7 @@ class Store:
         Raises CompactedError if the first of them is no longer in the log.
         """
         query = select(CHANGES.c.revision, CHANGES.c.delta).where(_log(tenant, lane), CHANGES.c.revision > after)
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             rows = await conn.execute(query.order_by(CHANGES.c.revision).limit(limit))
             entries = [Entry(revision, delta) for revision, delta in rows]
             first = entries[0].revision if entries else await conn.scalar(_revision(tenant, lane)) or 0
@@ -209,14 +223,14 @@ class Store:
     async def backlog(self, tenant: str, lane: Lane, after: int) -> Backlog:
         """What the log holds after a revision."""
         size = select(func.count(), func.sum(CHANGES.c.records), func.sum(CHANGES.c.bytes))
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             row = (await conn.execute(size.where(_log(tenant, lane), CHANGES.c.revision > after))).one()
             return Backlog(int(row[0]), int(row[1] or 0), int(row[2] or 0))
 
     async def log_excess(self, tenant: str, lane: Lane, *, max_entries: int, max_bytes: int) -> int:
         """The revision up to which the log must be dropped to stay within both bounds; 0: it does."""
         query = select(CHANGES.c.revision, CHANGES.c.bytes).where(_log(tenant, lane))
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             rows = await conn.execute(query.order_by(CHANGES.c.revision.desc()).limit(max_entries + 1))
             size = 0
             for index, (revision, entry_bytes) in enumerate(rows):
@@ -228,15 +242,19 @@ class Store:
     async def compact(self, tenant: str, lane: Lane, keep_after: int) -> int:
         """Drops the log up to and including `keep_after`; returns how many commits that were."""
         dropped = 0
-        while True:
-            oldest = select(CHANGES.c.revision).where(_log(tenant, lane), CHANGES.c.revision <= keep_after)
-            async with self._writing, self._transaction() as conn:
-                rows = await conn.execute(oldest.order_by(CHANGES.c.revision).limit(_COMPACT_SLICE))
-                revisions = list(rows.scalars())
-                if not revisions:
-                    return dropped
-                await conn.execute(delete(CHANGES).where(_log(tenant, lane), CHANGES.c.revision <= revisions[-1]))
-            dropped += len(revisions)
+        oldest = select(CHANGES.c.revision).where(_log(tenant, lane), CHANGES.c.revision <= keep_after)
+
+        async def write(conn: AsyncConnection) -> int:
+            rows = await conn.execute(oldest.order_by(CHANGES.c.revision).limit(_COMPACT_SLICE))
+            revisions = list(rows.scalars())
+            if not revisions:
+                return 0
+            old = delete(CHANGES).where(_log(tenant, lane), CHANGES.c.revision <= revisions[-1])
+            return (await conn.execute(old)).rowcount
+
+        while removed := await self._database.write(Kind.RETENTION, write, (Lock(Kind.RETENTION),)):
+            dropped += removed
+        return dropped
 
     @asynccontextmanager
     async def read_lane(self, tenant: str, lane: Lane) -> AsyncIterator[tuple[Head, Batches]]:
@@ -244,7 +262,7 @@ class Store:
 
         `async with store.read_lane(tenant, lane) as (head, batches)`. Raises NotFoundError for an unknown tenant.
         """
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             query = _HEADS.where(HEADS.c.tenant == tenant, HEADS.c.lane == int(lane))
             row = (await conn.execute(query)).one_or_none()
             if row is None:
@@ -256,7 +274,7 @@ class Store:
 
         Raises NotFoundError, saying why, for an unknown tenant and for a revision whose rules were never recorded here.
         """
-        async with self._reading() as conn:
+        async with self._database.reading() as conn:
             return await read_rules(conn, tenant, epoch, revision)
 
     # Sidecars
@@ -276,15 +294,25 @@ class Store:
         """Which of them have a stream open."""
         return await self._sidecars.connected(names)
 
+    async def sidecar_identity(self, name: str) -> str:
+        """The certificate identity that a sidecar's name belongs to; empty: none. Raises StoreError."""
+        return await self._sidecars.identity(name)
+
+    async def claim_sidecar(self, name: str, identity: str) -> None:
+        """Gives a name that belongs to no identity to one; durable with the next flush. Raises StoreError."""
+        await self._sidecars.claim(name, identity)
+
     async def flush_sidecars(self) -> None:
         """Writes the statuses recorded since the last flush."""
-        async with self._writing:
-            await self._sidecars.flush()
+        await self._sidecars.flush()
 
     async def forget_sidecars(self, seen_before: float) -> int:
         """Removes sidecars not seen since; returns how many."""
-        async with self._writing:
-            return await self._sidecars.forget(seen_before)
+        return await self._sidecars.forget(seen_before)
+
+    async def stock(self, now: float) -> Stock:
+        """How much there is of what operators watch; `now` in Unix seconds."""
+        return await read_stock(self._database, now)
 
     # Transactions
 
@@ -295,11 +323,16 @@ class Store:
         expect: Values,
         audit: Note | None,
         also: Callable[[AsyncConnection, Committed], Awaitable[None]] | None,
+        whole: Collection[int],
     ) -> Committed:
-        async with self._writing, self._transaction() as conn:
-            committed = await write_commit(conn, tenant, wanted, expect, time.time(), audit)
+        async def write(conn: AsyncConnection) -> Committed:
+            committed = await write_commit(conn, tenant, wanted, expect, time.time(), audit, whole)
             if also is not None:
                 await also(conn, committed)
+            return committed
+
+        locks = commit_locks(tenant, wanted, expect, whole)
+        committed = await self._database.write(commit_kinds(wanted), write, locks)
         if committed.changed:
             for on_commit in self._watchers:
                 on_commit(committed.heads.values())
@@ -310,18 +343,6 @@ class Store:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with translated_errors():
-            async with self._engine.connect() as conn:
-                yield conn
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        with translated_errors():
-            async with self._writer.begin() as conn:
-                yield conn
 
 
 async def _lane_batches(conn: AsyncConnection, tenant: str, lane: Lane) -> Batches:

@@ -1,14 +1,16 @@
 """The tables, the same on every database.
 
-Ids are compared as bytes (the default of SQLite), so `ORDER BY id` is the order of their UTF-8 encoding.
+What differs from what `controlplane/store/migrations` makes is a mistake that a test finds.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, MetaData, Table
 
-# 2: journal chains and anchors, history of the rules. 3: the audit log and what else governs exemptions.
-SCHEMA_VERSION = 3
+from controlplane.store.columns import Int64, Name, Real
+
+# What each brought: `controlplane/store/migrations/versions`.
+SCHEMA_VERSION = 4
 
 METADATA = MetaData()
 
@@ -18,15 +20,15 @@ SCHEMA = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
+    Column("epoch", Int64, nullable=False),
 )
 
 HEADS = Table(
     "heads",
     METADATA,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
     Column("lane", Integer, primary_key=True, autoincrement=False),
-    Column("revision", BigInteger, nullable=False),
+    Column("revision", Int64, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("digest_key", LargeBinary, nullable=False),
 )
@@ -35,9 +37,9 @@ HEADS = Table(
 RECORDS = Table(
     "records",
     METADATA,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
     Column("collection", Integer, primary_key=True, autoincrement=False),
-    Column("id", Text, primary_key=True),
+    Column("id", Name, primary_key=True),
     Column("value", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -46,9 +48,9 @@ RECORDS = Table(
 CHANGES = Table(
     "changes",
     METADATA,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
     Column("lane", Integer, primary_key=True, autoincrement=False),
-    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", Int64, primary_key=True, autoincrement=False),
     Column("records", Integer, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("delta", LargeBinary, nullable=False),
@@ -57,10 +59,10 @@ CHANGES = Table(
 SIDECARS = Table(
     "sidecars",
     METADATA,
-    Column("sidecar", Text, primary_key=True),
+    Column("sidecar", Name, primary_key=True),
     Column("connected", Boolean, nullable=False),
-    Column("seen_at", Double, nullable=False),
-    Column("recorded_at", Double, nullable=False),
+    Column("seen_at", Real, nullable=False),
+    Column("recorded_at", Real, nullable=False),
     Column("status", LargeBinary, nullable=False),
 )
 Index("sidecars_seen", SIDECARS.c.seen_at)
@@ -69,26 +71,26 @@ Index("sidecars_seen", SIDECARS.c.seen_at)
 JOURNAL_CHAINS = Table(
     "journal_chains",
     METADATA,
-    Column("sidecar", Text, primary_key=True),
-    Column("chain", Text, primary_key=True),
-    Column("records", BigInteger, nullable=False),
+    Column("sidecar", Name, primary_key=True),
+    Column("chain", Name, primary_key=True),
+    Column("records", Int64, nullable=False),
     Column("head", LargeBinary, nullable=False),
-    Column("settled", BigInteger, nullable=False),
-    Column("quarantined", BigInteger, nullable=False),
-    Column("discarded", BigInteger, nullable=False),
-    Column("lost", BigInteger, nullable=False),
-    Column("unrecorded", BigInteger, nullable=False),
-    Column("spooled", BigInteger, nullable=False),
+    Column("settled", Int64, nullable=False),
+    Column("quarantined", Int64, nullable=False),
+    Column("discarded", Int64, nullable=False),
+    Column("lost", Int64, nullable=False),
+    Column("unrecorded", Int64, nullable=False),
+    Column("spooled", Int64, nullable=False),
     Column("ended", Boolean, nullable=False),
     # By the sidecar's clock, Unix ns: tells a late or repeated report from a newer one.
-    Column("reported_ns", BigInteger, nullable=False),
+    Column("reported_ns", Int64, nullable=False),
     # By ours.
-    Column("first_report_at", Double, nullable=False),
-    Column("last_report_at", Double, nullable=False),
+    Column("first_report_at", Real, nullable=False),
+    Column("last_report_at", Real, nullable=False),
     # When `records` and `head` last changed, and when the newest row of `journal_anchors` was added.
-    Column("head_at", Double, nullable=False),
-    Column("anchored_at", Double, nullable=False),
-    Column("conflicts", BigInteger, nullable=False),
+    Column("head_at", Real, nullable=False),
+    Column("anchored_at", Real, nullable=False),
+    Column("conflicts", Int64, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -96,11 +98,11 @@ JOURNAL_CHAINS = Table(
 JOURNAL_ANCHORS = Table(
     "journal_anchors",
     METADATA,
-    Column("sidecar", Text, primary_key=True),
-    Column("chain", Text, primary_key=True),
-    Column("records", BigInteger, primary_key=True, autoincrement=False),
+    Column("sidecar", Name, primary_key=True),
+    Column("chain", Name, primary_key=True),
+    Column("records", Int64, primary_key=True, autoincrement=False),
     Column("head", LargeBinary, nullable=False),
-    Column("reported_at", Double, nullable=False),
+    Column("reported_at", Real, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -109,10 +111,10 @@ JOURNAL_ANCHORS = Table(
 RULE_HISTORY = Table(
     "rule_history",
     METADATA,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", Name, primary_key=True),
     Column("collection", Integer, primary_key=True, autoincrement=False),
-    Column("id", Text, primary_key=True),
-    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Name, primary_key=True),
+    Column("revision", Int64, primary_key=True, autoincrement=False),
     Column("value", LargeBinary),
 )
 Index("rule_history_revisions", RULE_HISTORY.c.tenant, RULE_HISTORY.c.revision)
@@ -121,6 +123,6 @@ Index("rule_history_revisions", RULE_HISTORY.c.tenant, RULE_HISTORY.c.revision)
 RULE_HISTORY_STARTS = Table(
     "rule_history_starts",
     METADATA,
-    Column("tenant", Text, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
+    Column("tenant", Name, primary_key=True),
+    Column("revision", Int64, nullable=False),
 )

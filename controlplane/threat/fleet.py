@@ -1,7 +1,8 @@
 """Finds fingerprints that are in too many hands, over all pods together: each pod may have seen too few to notice.
 
 What it does of itself reaches (subject, device) pairs alone, and only asks for a strong authentication; it needs sidecars that
-agree: two that each saw several subjects with the fingerprint. Whether the devices are to be blocked is for a person to say.
+agree: two that each saw several subjects with the fingerprint. Where sidecars have certificates, two are two identities.
+Whether the devices are to be blocked is for a person to say.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from sidestep.v1 import resources_pb2 as pb
@@ -18,10 +20,12 @@ from sidestep.v1 import usage_pb2
 from controlplane.actor import system
 from controlplane.api.resources import decode, encode
 from controlplane.audit import Note
-from controlplane.errors import ConflictError
+from controlplane.errors import ChangedError, ConflictError
+from controlplane.identity.sidecars import WITNESS
 from controlplane.store import Store, Write
 from controlplane.store.usage import Shared
-from engine.names import Collection, make_name
+from engine.errors import InvalidInputError
+from engine.names import Collection, check_id, check_tenant, make_name
 from engine.sketch import union
 
 GUARD: Final = "shared-fingerprint"
@@ -39,11 +43,13 @@ _LOG = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
     """`subjects`: distinct subjects with one fingerprint, over the fleet, from which it is found. `window_s`: in which they are
-    counted. `hold_s`: how long what is done about a pair lasts."""
+    counted. `hold_s`: how long what is done about a pair lasts. `authenticated`: only witnesses count that a certificate proves,
+    which one pod cannot be two of."""
 
     subjects: int = 20
     window_s: float = 86400.0
     hold_s: float = 7 * 86400.0
+    authenticated: bool = False
 
 
 async def find_shared(store: Store, tenant: str, limits: FleetLimits, now: float | None = None) -> list[str]:
@@ -51,6 +57,9 @@ async def find_shared(store: Store, tenant: str, limits: FleetLimits, now: float
     now = time.time() if now is None else now
     new = []
     for (key, fingerprint), shared in sorted((await store.usage.shared(tenant, now - limits.window_s)).items()):
+        if limits.authenticated:
+            proved = {name: seen for name, seen in shared.subjects.items() if name.startswith(WITNESS)}
+            shared = shared._replace(subjects=proved)
         agreeing = sorted(name for name, seen in shared.subjects.items() if seen.estimate() >= _SEVERAL)
         subjects = union(shared.subjects.values()).estimate()
         # Rounded: a sketch of few items is exact but for its fractions.
@@ -97,7 +106,10 @@ async def _note(
     for subject, device in shared.devices:
         if (subject, device) not in told:
             await suspect(store, tenant, subject, device, finding.name, limits, now)
-    await store.findings.put(tenant, finding_id, finding)
+    try:
+        await store.findings.put(tenant, finding_id, finding, known)
+    except ChangedError:
+        return False  # another replica, or a person, was first
     return known is None or settled
 
 
@@ -158,9 +170,35 @@ async def _change(store: Store, tenant: str, subject: str, change: Callable[[pb.
     return False
 
 
-async def settle_devices(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
+def parse_finding(name: str, field: str) -> tuple[str, str]:
+    """Tenant and id of a finding's name. Raises InvalidInputError."""
+    parts = name.split("/")
+    if len(parts) != 4 or (parts[0], parts[2]) != ("tenants", "findings"):
+        raise InvalidInputError(field, "is not of the form tenants/{tenant}/findings/{finding}")
+    return check_tenant(parts[1], field), check_id(parts[3], field)
+
+
+def digest_of_finding(finding: usage_pb2.FleetFinding) -> bytes:
+    """SHA-256 of what somebody who dismisses an open finding has to have seen: since when, and which devices."""
+    seen = usage_pb2.FleetFinding(first_time=finding.first_time, devices=finding.devices)
+    return sha256(seen.SerializeToString(deterministic=True)).digest()
+
+
+async def settle(store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool) -> int:
     """What a person decided on a finding: quarantines its devices for their subjects, or takes back what was done of itself.
-    Returns how many devices changed. Raises StoreError."""
+    A repetition of what failed half-way does the rest. Returns how many devices changed. Raises StoreError, ChangedError."""
+    changed = await _settle_devices(store, tenant, finding, note, apply=apply)
+    known = usage_pb2.FleetFinding()
+    known.CopyFrom(finding)
+    finding.state = usage_pb2.FINDING_STATE_APPLIED if apply else usage_pb2.FINDING_STATE_DISMISSED
+    finding.actor, finding.reason = note.actor.name, note.reason
+    await store.findings.put(tenant, finding.name.rpartition("/")[2], finding, known)
+    return changed
+
+
+async def _settle_devices(
+    store: Store, tenant: str, finding: usage_pb2.FleetFinding, note: Note, *, apply: bool
+) -> int:
     changed = 0
     for pair in finding.devices:
         if apply:

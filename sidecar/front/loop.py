@@ -26,6 +26,7 @@ from sidecar.front.errors import TooLargeError, UnrecordedError, details_of
 from sidecar.front.faults import Faults
 from sidecar.front.health import Health, Watchers
 from sidecar.front.methods import CHECK, EVALUATE, EVALUATE_BATCH, LIST, OTHERS, WATCH, OtherCall
+from sidecar.front.parked import DEADLINE_MARGIN_S, POLL_S, Parked
 from sidecar.front.question import BatchQuestion, Pending, Question
 from sidecar.front.recorder import Recorder
 from sidecar.front.servicer import (
@@ -35,8 +36,7 @@ from sidecar.front.servicer import (
     parse_request,
 )
 from sidecar.front.transport import WAKE_S, Call, Transport
-from sidecar.lease.leases import Wait
-from sidecar.page import WorkerSlot, WorkerWord
+from sidecar.page import WorkerSlot
 from sidecar.store.reader import Reader
 from sidecar.store.view import ReadView
 
@@ -46,14 +46,6 @@ BATCH_WORK_S: Final = 0.001
 """Work after which a pass closes and answers."""
 SLICE: Final = 16
 """Entries of a batch request decided before other calls get their turn."""
-DEADLINE_MARGIN_S: Final = 0.002
-"""Time a caller must have left for its request to be looked into."""
-PARK_S: Final = 0.05
-"""Longest a call waits for its min_revision."""
-WAIT_S: Final = 0.03
-"""Longest a call waits for what else it cannot be decided without: a slice of a budget, the first call with its request_id."""
-MAX_PARKED: Final = 256
-_PARK_POLL_S: Final = 0.001
 
 
 class WorkerLoop:
@@ -91,11 +83,9 @@ class WorkerLoop:
         self._others = others
         self._watchers = Watchers(health, transport)
         self._work: deque[Question] = deque()
-        self._parked: list[Question] = []
+        self._parked = Parked(servicer, slot, health)
         # Those that ended in this pass, with decisions to account for.
         self._ended_batches: list[BatchQuestion] = []
-        # When to look at the parked ones again.
-        self._look_at = 0.0
         self._faults = Faults(slot)
         self._aside = Aside()
         self.ticked_at = time.monotonic()
@@ -116,11 +106,9 @@ class WorkerLoop:
                 if not self._work and not self._parked:
                     if not self._aside.waiting:
                         return
-                    time.sleep(_PARK_POLL_S)
+                    time.sleep(POLL_S)
                 calls = []
-                for question in self._parked:
-                    question.parked_out = True
-                    question.wait_until = 0.001  # long ago
+                self._parked.hurry()
             for call in calls:
                 self._accept(call)
             if self._work or self._parked:
@@ -129,7 +117,7 @@ class WorkerLoop:
     def _patience_s(self) -> float:
         if self._work:
             return 0.0
-        return _PARK_POLL_S if self._parked or self._aside.waiting else WAKE_S
+        return POLL_S if self._parked or self._aside.waiting else WAKE_S
 
     def _accept(self, call: Call) -> None:
         """Parses a call into work, or answers it at once if it is about health."""
@@ -211,11 +199,8 @@ class WorkerLoop:
     def _decide(self, view: ReadView, room: bool, pending: list[Pending]) -> None:
         work = self._work
         begun = time.monotonic()
-        if self._parked and begun >= self._look_at:
-            # What waited longest goes first.
-            parked, self._parked = self._parked, []
-            work.extendleft(reversed(parked))
-            self._look_at = begun + _PARK_POLL_S
+        # What waited longest goes first.
+        work.extendleft(reversed(self._parked.due(begun)))
         now = self._clock.wall()
         for _ in range(len(work)):
             question = work.popleft()
@@ -232,43 +217,14 @@ class WorkerLoop:
         """Decides the question, or a slice of it, or lets it wait."""
         if question.call.cancelled:
             self._end(question)
-        elif (question.wait is not None and self._waits(question, question.wait)) or (
-            question.conditional and self._park(question, view)
-        ):
-            self._parked.append(question)
+        elif question.conditional and self._parked.for_revision(question, view):
+            self._parked.add(question)
         elif isinstance(question, BatchQuestion):
             self._decide_slice(question, view, now, room, pending)
-        elif not self._decide_one(question, 0, view, now, room, pending):
-            self._parked.append(question)
-
-    def _park(self, question: Question, view: ReadView) -> bool:
-        """Whether the call is to wait for its min_revision."""
-        if question.parked_out or question.done:
-            return False
-        reached = self._servicer.min_revision_reached
-        if all(reached(request, view) for request in question.requests):
-            question.conditional = False
-            return False
-        now = time.monotonic()
-        if not question.park_until and len(self._parked) < MAX_PARKED and not self._health.draining:
-            question.park_until = min(now + PARK_S, question.call.deadline - 2 * DEADLINE_MARGIN_S)
-            self._slot.add(WorkerWord.PARKED)
-        if now < question.park_until:
-            return True
-        question.parked_out = True
-        return False
-
-    def _waits(self, question: Question, wait: Wait) -> bool:
-        """Whether the call has to wait (on)."""
-        now = time.monotonic()
-        if not question.wait_until:
-            if len(self._parked) >= MAX_PARKED:
-                question.wait_until = now
-            else:
-                question.wait_until = min(now + WAIT_S, question.call.deadline - 2 * DEADLINE_MARGIN_S)
-                self._slot.add(WorkerWord.PARKED)
-        question.wait = wait if now < question.wait_until and not wait() else None
-        return question.wait is not None
+        elif (question.stalled and not self._parked.ready(question)) or not self._decide_one(
+            question, 0, view, now, room, pending
+        ):
+            self._parked.add(question)
 
     def _decide_slice(
         self, question: BatchQuestion, view: ReadView, now: float, room: bool, pending: list[Pending]
@@ -277,15 +233,18 @@ class WorkerLoop:
         if question.view is None:
             question.held = ExitStack()
             question.view = question.held.enter_context(self._reader.view())
-        end = min(question.done + SLICE, len(question.requests))
-        for index in range(question.done, end):
-            if not self._decide_one(question, index, question.view, now, room, pending):
-                question.done = index
-                self._parked.append(question)
-                return
-        question.done = end
-        if end < len(question.requests):
+        if question.done < len(question.requests):
+            indexes: Sequence[int] = range(question.done, min(question.done + SLICE, len(question.requests)))
+            question.done = indexes[-1] + 1
+        else:
+            indexes = self._parked.ready(question)[:SLICE]
+        for index in indexes:
+            # One that has to wait is come back to when all have been looked into.
+            self._decide_one(question, index, question.view, now, room, pending)
+        if question.done < len(question.requests):
             self._work.append(question)
+        elif question.stalled:
+            self._parked.add(question)
         else:
             self._end(question)
 
@@ -294,7 +253,8 @@ class WorkerLoop:
     ) -> bool:
         """Decides one request. False: it has to wait."""
         request, caller = question.requests[index], question.caller
-        waited, question.waited = question.waited, None
+        stalled = question.stalled.get(index)
+        waited = None if stalled is None else stalled.examined
         batch = question.id if isinstance(question, BatchQuestion) else b""
         try:
             if batch and request.ByteSize() > self._max_message_bytes:
@@ -317,21 +277,22 @@ class WorkerLoop:
                         batch=batch,
                         journal_full=not room,
                         behind=behind,
-                        patient=not question.wait_until or time.monotonic() < question.wait_until,
+                        patient=self._parked.patient(question, index),
                         waited=waited,
                     )
                     if isinstance(found, Verdict):
                         verdict = found
                         break
                     waited = found.examined
-                    if self._waits(question, found.over):
-                        question.waited = waited
+                    if self._parked.stall(question, index, found):
                         return False
         except lmdb.Error:
             raise  # the view takes note of it, and all that rests on it fails
         except Exception as error:
+            question.stalled.pop(index, None)
             self._reject(question, index, error)
         else:
+            question.stalled.pop(index, None)
             if isinstance(question, BatchQuestion):
                 question.decided += 1
                 question.recorded += verdict.repeated

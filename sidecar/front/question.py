@@ -18,6 +18,14 @@ from sidecar.lease.leases import Wait
 from sidecar.store.view import ReadView
 
 
+class Stalled(msgspec.Struct, eq=False):
+    """A request that cannot be decided yet, what it waits for, and until when at most (monotonic)."""
+
+    over: Wait
+    until: float
+    examined: Examined | None = None
+
+
 class Question(msgspec.Struct, eq=False):
     """A call that is not answered yet."""
 
@@ -28,11 +36,10 @@ class Question(msgspec.Struct, eq=False):
     conditional: bool
     park_until: float = 0.0
     parked_out: bool = False
-    # What it waits for to be decided, and until when at most (monotonic; 0: it has not had to wait).
-    wait: Wait | None = None
-    wait_until: float = 0.0
-    # Of the request that waits.
-    waited: Examined | None = None
+    # Its requests that wait, by index.
+    stalled: dict[int, Stalled] = {}
+    # The loop is about to end: it may not wait for anything.
+    hurried: bool = False
     # How many requests have been looked into.
     done: int = 0
     # The call was failed while some of its requests were still on their way.

@@ -31,6 +31,7 @@ from sidecar.gather.reported import ReportedLately
 from sidecar.guard.guards import Examined, Guards
 from sidecar.journal.record import Record, encode_record
 from sidecar.lease.leases import Taken, Wait
+from sidecar.lease.reservations import ReservationsError
 from sidecar.store.view import ReadView
 from sidecar.usage.collector import Collector, Recorded
 
@@ -91,7 +92,7 @@ class DecisionServicer:
         reported: ReportedLately | None = None,
     ) -> None:
         self._usage = usage
-        self._gatherer = Gatherer(config, None if budgets is None else budgets.leases.held, reported)
+        self._gatherer = Gatherer(config, None if budgets is None else budgets.held, reported)
         self._budgets = budgets
         self._clock = clock
         self._diagnose = diagnose
@@ -163,8 +164,10 @@ class DecisionServicer:
         gathered = examined.gathered
         for earlier, answer in _earlier(first, known):
             decision = decide(credited(gathered.facts, earlier.spend), rules)
-            if same(earlier, decision):
+            if same(earlier, decision) and (self._budgets is None or not self._budgets.lacking(facts, rules, decision)):
                 took_s = time.perf_counter() - begun
+                if not answer and known is not None:
+                    answer = self._answers.encode(known.decision_id, gathered.facts, rules, earlier, None)
                 return Verdict(
                     request, traceparent, caller, batch, gathered, decision, took_s, b"", answer, repeated=True
                 )
@@ -178,13 +181,15 @@ class DecisionServicer:
             other = self.repeats.find(key, content, time.monotonic())
             return Waiting(lambda: True, examined) if other is None else _patiently(other.settled, patient, examined)
         if verdict.taken is not None and self._budgets is not None:
+            instead_of = known.decision_id if known is not None else b""
             try:
-                instead_of = known.answer if known is not None else None
-                verdict.claimed = self._budgets.claim(key, content, instead_of or b"")
-            finally:
-                if not verdict.claimed:
-                    self.unrecorded(verdict)
+                verdict.claimed = self._budgets.claim(key, content, instead_of, verdict.decision_id, verdict.taken)
+            except ReservationsError:
+                # It cannot be told whether it was spent for: it is decided again, without budgets.
+                self.unrecorded(verdict)
+                return self._evaluate_once(request, traceparent, caller, batch, gathered, begun, patient, examined)
             if not verdict.claimed:
+                self.unrecorded(verdict)
                 return _patiently(self._budgets.another(key), patient, examined)
         return verdict
 

@@ -37,8 +37,9 @@ from sidecar.journal.segment import JournalError, SegmentWriter, worker_name
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations, ReservationsError
 from sidecar.local.store import LocalStore, LocalStoreError
-from sidecar.page import State, WorkerSlot
+from sidecar.page import State, WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
+from sidecar.upstream import open_upstream
 from sidecar.usage.checks import Checks, ChecksError
 from sidecar.usage.collector import Collector
 
@@ -75,6 +76,9 @@ def run(
     reservations = _reservations(config, clock)
     checks = _checks(config, clock)
     local = _local_store(config)
+    for at, part in enumerate((reservations, local, checks)):  # in the order of LOCAL_STORES
+        page.set(WorkerWord.LOCAL_UNUSABLE, int(part is None), at)
+        page.add(WorkerWord.LOCAL_FAILURES, int(part is None), at)
     reader = Reader(config.data_dir, map_size=config.store_max, clock=clock)
     reporter = AuthenticationReporter(local, reader, clock, config.tenant)
     others = (
@@ -108,7 +112,7 @@ def run(
     if guards is None:
         guards = Guards(entries=config.guard_entries, places=places, slot=page)
     leases = None if reservations is None else _lease_client(config, clock, journal)
-    budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock)
+    budgets = None if reservations is None or leases is None else Budgets(leases.leases, reservations, clock, page)
     usage = Collector(
         config.usage_dir,
         journal.chain,
@@ -162,7 +166,7 @@ def _local_store(config: Config) -> LocalStore | None:
 
 def _lease_client(config: Config, clock: Clock, journal: SegmentWriter) -> LeaseClient:
     settings = LeaseSettings(
-        config.leases_dir, journal.chain, clock.boot_id(), config.control_plane, config.sidecar_name
+        config.leases_dir, journal.chain, clock.boot_id(), open_upstream(config), config.sidecar_name
     )
     return LeaseClient(settings)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
-from sidestep.v1 import decision_pb2, report_pb2
+from sidestep.v1 import decision_pb2, report_pb2, resources_pb2
 
 from engine.errors import InvalidInputError
-from engine.facts import Binding, Device, DeviceBlock
+from engine.facts import Authentication, Binding, Device, DeviceBlock, Evidence, Subject
 from engine.names import Collection, Lane, check_id, check_tenant
+from engine.registration import counts_for_device, strong, unfit_to_register
 from sidecar.gather.device import DeviceEvidence, DeviceRecogniser, observe
 from sidecar.gather.dpop import DpopInput
 from sidecar.gather.gatherer import ScopeError
 from sidecar.gather.jws import JwsError, decode_object, split
 from sidecar.gather.request import MAX_TOKEN_CHARS, check_fingerprint
-from sidecar.gather.tenant import Secret, Tenant, TenantCache, urgent_cursor
+from sidecar.gather.tenant import Secret, Tenant, TenantCache, moment, urgent_cursor
 from sidecar.gather.tokens import TokenVerifier
 from sidecar.local.store import KEEP_S, ReportedAuthentication
 from sidecar.store.errors import NotLoadedError
@@ -90,13 +91,17 @@ class ProofReader:
         device = self._devices.recognise(view, tenant_id, tenant, subject, shown, now)[0]
         up = report_pb2.ReportedAuthentication(tenant=tenant_id, subject=subject, token=request.token)
         up.report_time.FromNanoseconds(int(now * 1e9))
-        known = device.binding is not Binding.UNKNOWN and device.block is DeviceBlock.NONE
-        if known:
-            up.device = device.id
+        acr = "" if rule is None else tenant.ring.capped(rule, claims.acr)
+        if device.binding is not Binding.UNKNOWN and device.block is DeviceBlock.NONE:
+            # Of an older one nobody can say where it was made; it counts in its session all the same.
+            if counts_for_device(at, now, tenant.register_within_s):
+                up.device = device.id
         elif request.register:
+            login = Authentication(acr, at, Evidence.VERIFIED, claims.amr, proved.issuer)
+            _check_fit(login, view, tenant_id, subject, tenant, now)
             _register(up, request, view, tenant, shown, device, now)
         event = ReportedAuthentication(
-            acr="" if rule is None else tenant.ring.capped(rule, claims.acr),
+            acr=acr,
             amr=claims.amr,
             at=at,
             issuer=proved.issuer,
@@ -105,6 +110,7 @@ class ProofReader:
             session=proved.session or request.session_id,
             session_proved=bool(proved.session),
             device=up.device,
+            registering=up.register,
         )
         until = proved.expires_at + tenant.ring.clock_skew_s
         return Reported(tenant_id, subject, claims.jti, until, event, up)
@@ -154,6 +160,30 @@ def _authenticated_at(claims: _ProofClaims, latest: float) -> float:
     if not 0 < claims.auth_time <= latest:
         raise InvalidInputError("token", "impossible_auth_time")
     return claims.auth_time
+
+
+def _check_fit(
+    login: Authentication, view: ReadView, tenant_id: str, subject_id: str, tenant: Tenant, now: float
+) -> None:
+    """Raises InvalidInputError unless the login may register a device, as far as this sidecar knows."""
+    record = resources_pb2.Subject()
+    record.ParseFromString(view.get(Collection.SUBJECTS, tenant_id, subject_id) or b"")
+    subject = Subject(
+        recovered_at=moment(record.recover_time, record.HasField("recover_time")),
+        sim_changed_at=moment(record.sim_change_time, record.HasField("sim_change_time")),
+        authenticator_changed_at=moment(record.authenticator_change_time, record.HasField("authenticator_change_time")),
+    )
+    rules = tenant.rules
+    problem = unfit_to_register(
+        login.at or 0.0,
+        now,
+        tenant.register_within_s,
+        subject,
+        moment(record.device_register_time, record.HasField("device_register_time")),
+        is_strong=strong(login, subject, now, rules.top.acr, rules.cool_off_s, rules.order),
+    )
+    if problem:
+        raise InvalidInputError("token", problem)
 
 
 def _register(

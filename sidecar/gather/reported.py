@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from engine.cooloff import credible
 from engine.facts import Authentication, Binding, Device, Evidence, Subject
+from engine.registration import strong
 from engine.rules import TenantRules
 from sidecar.gather.keyring import KeyRing
 from sidecar.gather.tokens import VerifiedToken
@@ -59,9 +59,9 @@ def on_device(
         proved = _authentication(event, Evidence.VERIFIED)
         if proved not in history:
             history.append(proved)
-        strong = bool(event.acr and rules.top.acr) and rules.order.implies(event.acr, rules.top.acr or "")
-        strong = strong and bool(credible((proved,), subject, now, rules.cool_off_s, rules.order))
-        if strong and (validated_at is None or event.at > validated_at):
+        if validated_at is not None and event.at <= validated_at:
+            continue
+        if strong(proved, subject, now, rules.top.acr, rules.cool_off_s, rules.order):
             validated_at = event.at
     if len(history) == len(device.authentications) and validated_at == device.validated_at:
         return device

@@ -18,6 +18,7 @@ from engine.errors import InvalidInputError
 from engine.facts import Evidence
 from engine.methods import DEFAULT_CATALOGUE, Method
 from engine.plan import Policy
+from engine.registration import DEFAULT_REGISTER_WITHIN_S, MAX_REGISTER_WITHIN_S
 from engine.rules import DEFAULT_CLOCK_SKEW_S, DEFAULT_TOP, MAX_CLOCK_SKEW_S, TenantRules
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,14 @@ def cool_off_s(settings: resources_pb2.Settings) -> float:
     if not settings.HasField("cool_off"):
         return DEFAULT_COOL_OFF_S
     return max(settings.cool_off.seconds + settings.cool_off.nanos / 1e9, 0.0)
+
+
+def register_within_s(settings: resources_pb2.Settings) -> float:
+    """How long after an authentication its report counts for a device, 0 to MAX_REGISTER_WITHIN_S."""
+    if not settings.HasField("device_register_within"):
+        return DEFAULT_REGISTER_WITHIN_S
+    stated = settings.device_register_within
+    return min(max(stated.seconds + stated.nanos / 1e9, 0.0), MAX_REGISTER_WITHIN_S)
 
 
 def clock_skew_s(settings: resources_pb2.Settings) -> float:

@@ -16,10 +16,11 @@ from engine.facts import Posture
 from engine.names import SINGLETON_ID, Collection, Lane
 from engine.plan import Policy
 from engine.policy import PolicyError
+from engine.registration import DEFAULT_REGISTER_WITHIN_S
 from engine.rules import TenantRules, compile_policy
 from sidecar.gather.classes import ClassStanding, class_standing
 from sidecar.gather.keyring import IssuerKey, IssuerRule, KeyRing
-from sidecar.gather.rules import acr_order, clock_skew_s, tenant_rules
+from sidecar.gather.rules import acr_order, clock_skew_s, register_within_s, tenant_rules
 from sidecar.guard.buckets import DEFAULT_HARD_FACTOR, SLOWEST_PER_S, Limit, Limits
 from sidecar.store.view import Cursor, ReadView
 
@@ -64,6 +65,7 @@ class Tenant(NamedTuple):
     # How classes of grants stand; those without a record are sound.
     classes: dict[str, ClassStanding]
     limits: Limits | None = None
+    register_within_s: float = DEFAULT_REGISTER_WITHIN_S
 
     def secret(self, now: float) -> bytes | None:
         """The newest tenant secret that may be used at `now`: for the spot-check draw and `user.hash`."""
@@ -110,7 +112,10 @@ class TenantCache:
         limits = _kept(parts, "limits", settings_bytes, lambda: _limits(settings))
         posture, changed_at, off = _posture(view.get(Collection.POSTURES, tenant, SINGLETON_ID))
         classes = {name: class_standing(value) for name, value in view.scan(Collection.GRANT_CLASSES, tenant)}
-        return Tenant(rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, classes, limits)
+        within_s = register_within_s(settings)
+        return Tenant(
+            rules, ring, catalogue, fingerprint_keys, secrets, posture, changed_at, off, classes, limits, within_s
+        )
 
     def _policies(
         self, parts: dict[str, tuple[object, object]], rows: tuple[tuple[str, bytes], ...]

@@ -23,6 +23,7 @@ from sidecar.lease.holders import AccountPeriod, HolderError, HolderFile
 from sidecar.lease.leases import MAX_ACCOUNTS, Book, Leases
 from sidecar.lease.wire import close_requests, from_lease_response, lease_requests
 from sidecar.sync.backoff import Backoff
+from sidecar.upstream import Upstream
 
 LEASE: Final = "/sidestep.v1.LeaseService/Lease"
 CLOSE_HOLDER: Final = "/sidestep.v1.LeaseService/CloseHolder"
@@ -49,17 +50,18 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """`directory`: of the holder files. `chain`: the journal chain that holds this worker's spends. `boot`: see Clock.boot_id.
-    `address`: host:port of the control plane. `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`:
-    when what nobody uses is given back. `heard_s`: how long it is believed that nothing is left."""
+    `sidecar`: as in Hello. `report_s`: how soon it is told what was spent. `idle_s`: when what nobody uses is given back;
+    `warm_s`: when the next use of what was used repeatedly is. `heard_s`: how long it is believed that nothing is left."""
 
     directory: Path
     chain: str
     boot: str
-    address: str
+    upstream: Upstream
     sidecar: str
     report_s: float = 1.0
     idle_s: float = 2.0
     heard_s: float = 1.0
+    warm_s: float = 5.0
     metadata: Sequence[tuple[str, str]] = ()
 
 
@@ -72,6 +74,7 @@ class LeaseClient:
         self.leases = Leases(self._wake.set)
         self._holders = 0
         self._channel: grpc.Channel | None = None
+        self._generation = 0
         self._backoff = Backoff(limit_s=_BACKOFF_LIMIT_S)
         self._ask_at = self._report_at = self._tidy_at = 0.0
         self._failing = False
@@ -119,7 +122,7 @@ class LeaseClient:
         settings = self._settings
         if now >= self._tidy_at:
             self._tidy_at = now + min(_TIDY_S, settings.idle_s)
-            self.leases.tidy(settings.idle_s, settings.heard_s)
+            self.leases.tidy(settings.idle_s, settings.heard_s, settings.warm_s)
         book = self.leases.book
         if now < self._ask_at:
             return
@@ -222,8 +225,14 @@ class LeaseClient:
         return response
 
     def _call(self, method: str, request: Message, parse: Callable[[bytes], _T], timeout_s: float) -> _T:
+        upstream = self._settings.upstream
+        generation = upstream.generation()
+        if self._channel is not None and generation != self._generation:
+            self._channel.close()
+            self._channel = None
         if self._channel is None:
-            self._channel = grpc.insecure_channel(self._settings.address, OPTIONS)
+            self._channel = upstream.open(OPTIONS)
+            self._generation = generation
         call = self._channel.unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=parse
         )
@@ -238,6 +247,6 @@ class LeaseClient:
 
 
 def _describe(error: grpc.RpcError) -> str:
-    if isinstance(error, grpc.Call):
+    if isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return f"{error.code().name}: {(error.details() or '')[:200]}"
     return type(error).__name__

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,8 @@ MAX_WISHES: Final = 1000
 _APPETITE_S: Final = 1.0
 _MAX_APPETITE: Final = 64
 _EAGER: Final = 4
+# An account that is used twice within so long will be used again.
+_AGAIN_S: Final = 10.0
 
 Wait = Callable[[], bool]
 """Something a request has to wait for; tells whether that is over."""
@@ -84,6 +86,14 @@ class _Appetite:
     at: float
 
 
+class _Used(NamedTuple):
+    """The last use of an account, and whether it was not the only one lately."""
+
+    at: float
+    room: Room
+    again: bool
+
+
 class Leases:
     """The slices of one worker. Thread-safe. `wake` is called when the client has something to do."""
 
@@ -96,6 +106,9 @@ class Leases:
         # Accounts that calls wait for; another object for every wish that was sent.
         self._awaited: dict[Account, object] = {}
         self._appetites: dict[Account, _Appetite] = {}
+        self._used: dict[Account, _Used] = {}
+        # For which a slice was asked ahead of its use.
+        self._ahead: set[Account] = set()
         # When it was last heard what nobody holds, oldest first.
         self._heard: deque[tuple[float, Account]] = deque()
         self._down_until = 0.0
@@ -179,11 +192,13 @@ class Leases:
         else:
             taken.book.taken[key] = rest
 
-    def _wish(self, account: Account, least: Room, currency: str, now: float) -> None:
+    def _wish(self, account: Account, least: Room, currency: str, now: float, each: Room | None = None) -> None:
+        """`each`: what one use takes, if that is not the least."""
+        each = each or least
         wish = self._wishes.get(account)
         if wish is None:
             uses = self._appetite(account, now)
-            self._wishes[account] = _Wish(least, Room(least.uses * uses, least.nanos * uses), currency)
+            self._wishes[account] = _Wish(least, Room(each.uses * uses, each.nanos * uses), currency)
         else:
             # One more waits.
             wish.least, wish.want = wish.least.most(least), wish.want.plus(least)
@@ -199,18 +214,40 @@ class Leases:
         return uses
 
     def _look_ahead(self, taken: Taken) -> None:
-        """Asks for more of an account that is used a lot before it is used up."""
-        account, book = taken.account, taken.book
-        appetite = self._appetites.get(account)
-        if book is not self._book or appetite is None or appetite.uses < _EAGER or account in self._wishes:
-            return
-        held = self._held(account)
-        if held is None or held.left_uses == 0 or held.uses > appetite.uses // 4:
-            return
+        """Asks for more of an account that is used again and again before it is used up.
+
+        Of a budget with little left nothing is asked ahead but what leaves as much for others; where it is not known how much is
+        left, the control plane gives nothing if others might want for it.
+        """
+        account, book, room = taken.account, taken.book, taken.room
         now = time.monotonic()
-        if now >= self._down_until and not self._closed:
-            self._wish(account, taken.room, book.currencies.get(account, ""), now)
-            self.wake()
+        before = self._used.pop(account, None)
+        again = before is not None and now - before.at <= _AGAIN_S
+        self._used[account] = _Used(now, room, again)
+        if len(self._used) > MAX_ACCOUNTS:
+            del self._used[next(iter(self._used))]
+        if book is not self._book or account in self._wishes or account in self._ahead:
+            return
+        appetite = self._appetites.get(account)
+        uses = appetite.uses if appetite is not None and appetite.uses >= _EAGER else 0
+        found = book.holder.left(account)
+        if not (again or uses) or found is None or self._closed or now < self._down_until:
+            return
+        rest = found.remaining.minus(book.taken.get((account, found.period), NOTHING))
+        # What is not limited is negative once something was spent.
+        few_uses = 0 <= rest.uses <= uses // 4
+        low_nanos = 0 <= rest.nanos < room.nanos * max(1, uses // 4)
+        left = found.left
+        if not (few_uses or low_nanos) or (
+            left is not None and ((few_uses and not left.uses) or (low_nanos and not left.nanos))
+        ):
+            return
+        plenty = left is not None and (
+            (rest.uses < 0 or left.uses >= 2 * room.uses) and (rest.nanos < 0 or left.nanos >= 2 * room.nanos)
+        )
+        self._ahead.add(account)
+        self._wish(account, room if uses or plenty else NOTHING, book.currencies.get(account, ""), now, room)
+        self.wake()
 
     # What the client does.
 
@@ -273,12 +310,14 @@ class Leases:
                     book.granted_in.setdefault((each.account, each.period), each.currency)
                 self._heard.append((now, each.account))
                 self._awaited.pop(each.account, None)
+                self._ahead.discard(each.account)
 
     def answered(self, message: Message) -> None:
         """All of the message was answered: nobody need wait for more."""
         with self._lock:
             for ask in message.asks:
                 self._awaited.pop(ask.account, None)
+                self._ahead.discard(ask.account)
 
     def failed(self, book: Book, message: Message, down_s: float) -> None:
         """Nothing is known of what became of the message. For so long, nobody need wait for a slice."""
@@ -296,9 +335,11 @@ class Leases:
     def _fail(self, down_s: float) -> None:
         self._down_until = time.monotonic() + down_s
         self._awaited.clear()
+        self._ahead.clear()
 
-    def tidy(self, idle_s: float, heard_s: float) -> None:
-        """Gives back what was not used for `idle_s`, and forgets what was heard of others longer than `heard_s` ago."""
+    def tidy(self, idle_s: float, heard_s: float, warm_s: float) -> None:
+        """Gives back what was not used for `idle_s`, and forgets what was heard of others longer than `heard_s` ago. Of an
+        account that is used again and again, one more use is kept for `warm_s`."""
         now = time.monotonic()
         with self._lock:
             book = self._book
@@ -310,8 +351,11 @@ class Leases:
                 return
             busy = {account for account, _ in book.taken}
             for account in [each for each, at in book.used_at.items() if now - at > idle_s and each not in busy]:
-                del book.used_at[account]
-                if book.holder.give_back(account) != NOTHING:
+                used = self._used.get(account)
+                warm = used is not None and used.again and now - used.at <= warm_s
+                if not warm:
+                    del book.used_at[account]
+                if book.holder.give_back(account, used.room if used is not None and warm else NOTHING) != NOTHING:
                     book.spent = True
 
     def close(self) -> None:

@@ -72,7 +72,8 @@ class ReportedAuthentication(msgspec.Struct, frozen=True, gc=False, omit_default
     """An authentication that a service reported with its proof. Times are Unix seconds.
 
     `acr` as its issuer might claim it then; `kid` of the key that signed, empty if the token named none. `session_proved`: the
-    proof itself names the session. `device`: id of the device it happened on, empty: not known.
+    proof itself names the session. `device`: id of the device it happened on, empty: not known. `registering`: it is a new one,
+    which the control plane is to register.
     """
 
     acr: str
@@ -84,6 +85,7 @@ class ReportedAuthentication(msgspec.Struct, frozen=True, gc=False, omit_default
     session: str = ""
     session_proved: bool = False
     device: str = ""
+    registering: bool = False
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -152,6 +154,8 @@ class LocalStore:
             known = [past for past in self._decoded(txn, key) if past.until > now]
             if any(past.session == event.session and past.at >= event.at for past in known):
                 raise StaleProofError("its auth_time is not later than that of the last one reported for the session")
+            if event.registering and any(_registers_another(past, event) for past in known):
+                raise StaleProofError("its auth_time is not later than that of the last one that registered a device")
             known = sorted((event, *known), key=lambda past: past.at, reverse=True)[:MAX_PER_SUBJECT]
             self._prune(txn, now)
             self._put_expiring(txn, b"p", used, b"", jti_until)
@@ -168,7 +172,7 @@ class LocalStore:
         def leave(txn: lmdb.Transaction[bytes]) -> None:
             known = self._decoded(txn, key)
             left = [
-                msgspec.structs.replace(past, device="")
+                msgspec.structs.replace(past, device="", registering=False)
                 if (past.issuer, past.at, past.device) == (issuer, at, device)
                 else past
                 for past in known
@@ -346,6 +350,11 @@ class LocalStore:
                 return change(txn)
         except (lmdb.Error, OSError) as error:
             raise LocalStoreError(f"{self._path}: {error}") from error
+
+
+def _registers_another(past: ReportedAuthentication, event: ReportedAuthentication) -> bool:
+    """Whether an authentication not earlier than this one was to register another device: one login registers one."""
+    return past.registering and past.device != event.device and past.at >= event.at
 
 
 def _subject_key(tenant: str, subject: str) -> bytes:

@@ -10,7 +10,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.page import BASES, ERRORS, EXPORT_STATES, GUARDS, LIMIT_EFFECTS, LIMITED, MAX_WORKERS, OUTCOMES, State
+from sidecar.page import (
+    BASES,
+    ERRORS,
+    EXPORT_STATES,
+    GUARDS,
+    LIMIT_EFFECTS,
+    LIMITED,
+    LOCAL_STORES,
+    MAX_WORKERS,
+    OUTCOMES,
+    UNVERIFIED,
+    State,
+)
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 
@@ -99,6 +111,21 @@ CALLERS_FAILURES = Metric(
     "sidestep.callers.failures", Kind.COUNTER, "{failure}", "Times the callers or their tokens could not be used."
 )
 
+LOCAL_UNUSABLE = Metric(
+    "sidestep.local.unusable",
+    Kind.GAUGE,
+    "{worker}",
+    "Workers that cannot use a part of the pod's own store. Without reservations no grant with a budget applies.",
+    (Label("part", LOCAL_STORES),),
+)
+LOCAL_FAILURES = Metric(
+    "sidestep.local.failures",
+    Kind.COUNTER,
+    "{failure}",
+    "Times a part of the pod's own store could not be used.",
+    (Label("part", LOCAL_STORES),),
+)
+
 DATA_AGE = Metric(
     "sidestep.data.age",
     Kind.GAUGE,
@@ -184,6 +211,23 @@ SYNC_BREAKERS = Metric(
     "sidestep.sync.breakers_open", Kind.GAUGE, "{lane}", "Lanes that differ from the control plane after a resync."
 )
 SYNC_REFUSALS = Metric("sidestep.sync.refusals", Kind.GAUGE, "{lane}", "Lanes where a change was refused.")
+
+SYNC_UNVERIFIED = Metric(
+    "sidestep.sync.unverified",
+    Kind.COUNTER,
+    "{stream}",
+    "Streams given up because something on them did not prove itself. Must stay 0.",
+    (Label("reason", UNVERIFIED),),
+)
+TRUSTED_KEYS = Metric(
+    "sidestep.sync.trusted_keys", Kind.GAUGE, "{key}", "Keys of the control plane that are pinned; 0: development mode."
+)
+TRUSTED_KEYS_UNUSABLE = Metric(
+    "sidestep.sync.trusted_keys.unusable",
+    Kind.GAUGE,
+    "{file}",
+    "1 while the file of trusted keys cannot be used: keys read before hold.",
+)
 
 SCRUBS = Metric("sidestep.scrubs", Kind.COUNTER, "{scrub}", "Scrubs of the store that were completed.")
 SCRUB_FINDINGS = Metric(

@@ -17,8 +17,10 @@ from sidecar.page import (
     LATENCY_BOUNDS_S,
     LIMIT_EFFECTS,
     LIMITED,
+    LOCAL_STORES,
     OUTCOMES,
     UNKNOWN,
+    UNVERIFIED,
     AgentSlot,
     AgentWord,
     Page,
@@ -58,6 +60,8 @@ _AGENT_WORDS = (
     (catalogue.SYNC_MISMATCHES, AgentWord.SYNC_MISMATCHES),
     (catalogue.SYNC_BREAKERS, AgentWord.SYNC_BREAKERS),
     (catalogue.SYNC_REFUSALS, AgentWord.SYNC_REFUSALS),
+    (catalogue.TRUSTED_KEYS, AgentWord.TRUSTED_KEYS),
+    (catalogue.TRUSTED_KEYS_UNUSABLE, AgentWord.TRUSTED_KEYS_UNUSABLE),
     (catalogue.SCRUBS, AgentWord.SCRUBS),
     (catalogue.SCRUB_FINDINGS, AgentWord.SCRUB_FINDINGS),
     (catalogue.METRIC_EXPORTS, AgentWord.METRIC_EXPORTS),
@@ -117,6 +121,14 @@ def collect(page: Page) -> list[Sample]:
         for row, limit in enumerate(LIMITED)
         for column, effect in enumerate(LIMIT_EFFECTS)
     )
+    found[catalogue.SYNC_UNVERIFIED] = tuple(
+        Point((reason,), agent.get(AgentWord.SYNC_UNVERIFIED, at)) for at, reason in enumerate(UNVERIFIED)
+    )
+    for metric, word in (
+        (catalogue.LOCAL_UNUSABLE, WorkerWord.LOCAL_UNUSABLE),
+        (catalogue.LOCAL_FAILURES, WorkerWord.LOCAL_FAILURES),
+    ):
+        found[metric] = tuple(Point((part,), _total(workers, word, at)) for at, part in enumerate(LOCAL_STORES))
     known = (worker.get(WorkerWord.CALLERS) for worker in _living(workers))
     found[catalogue.CALLERS] = (Point((), min(known, default=0)),)
     found[catalogue.DATA_AGE] = (Point((), _age_s(workers)),)

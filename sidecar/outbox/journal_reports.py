@@ -25,6 +25,7 @@ from sidecar.outbox.unrecorded import Unrecorded
 from sidecar.page import AgentWord, Page
 from sidecar.retryinfo import retry_after_s
 from sidecar.sync.backoff import Backoff
+from sidecar.upstream import Line, Upstream
 
 MAX_CHAINS = 1_000
 DEADLINE_S = 5.0
@@ -60,13 +61,12 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """`address`: host:port of the control plane. `sidecar`: as in Hello. `interval_s`: between two reports while the journal
-    grows. `metadata` goes with every report and may carry a bearer token. `credentials` None: plain text."""
+    """`sidecar`: as in Hello. `interval_s`: between two reports while the journal grows. `metadata` goes with every report and
+    may carry a bearer token."""
 
-    address: str
+    upstream: Upstream
     sidecar: str
     interval_s: float
-    credentials: grpc.ChannelCredentials | None = None
     metadata: Sequence[tuple[str, str]] = ()
 
 
@@ -82,7 +82,7 @@ class JournalReporter:
         self._slot = page.agent
         self._unrecorded = Unrecorded(directory, page)
         self._backoff = Backoff(first_s=settings.interval_s, limit_s=max(_BACKOFF_LIMIT_S, settings.interval_s))
-        self._channel: grpc.aio.Channel | None = None
+        self._line = Line(settings.upstream, _OPTIONS)
         # What the control plane knows, by chain, without the time.
         self._known: dict[str, pb.JournalChain] = {}
         self._everything_at = float("-inf")
@@ -115,8 +115,7 @@ class JournalReporter:
 
     async def close(self) -> None:
         """Closes the channel; a report in flight is cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+        await self._line.close()
 
     async def _report(self, timeout_s: float) -> float | None:
         """One report, in messages of at most MAX_CHAINS. None: all is known up there; else how long to wait."""
@@ -147,12 +146,7 @@ class JournalReporter:
 
     async def _call(self, request: pb.ReportJournalRequest, timeout_s: float) -> pb.ReportJournalResponse:
         settings = self._settings
-        if self._channel is None:
-            if settings.credentials is None:
-                self._channel = grpc.aio.insecure_channel(settings.address, options=_OPTIONS)
-            else:
-                self._channel = grpc.aio.secure_channel(settings.address, settings.credentials, options=_OPTIONS)
-        call = self._channel.unary_unary(
+        call = (await self._line.channel()).unary_unary(
             _METHOD,
             request_serializer=pb.ReportJournalRequest.SerializeToString,
             response_deserializer=pb.ReportJournalResponse.FromString,

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from sidecar.lease.client import OPTIONS
 from sidecar.retryinfo import retry_after_s
 from sidecar.sync.backoff import Backoff
+from sidecar.upstream import Line, Upstream
 
 CALL_S: Final = 5.0
 """How long a call may take."""
@@ -22,25 +23,22 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Upward:
-    """Opens its channel with the first call. Used in the event loop's thread. `address`: host:port of the control plane.
+    """Opens its channel with the first call, and another one when certificates have changed. Used in the event loop's thread.
     `sidecar`: as in Hello. `about`: what the log calls it."""
 
-    def __init__(self, address: str, sidecar: str, about: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, upstream: Upstream, sidecar: str, about: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self.sidecar = sidecar
-        self._address = address
+        self._line = Line(upstream, OPTIONS)
         self._about = about
         self._metadata = tuple(metadata)
         self._backoff = Backoff(limit_s=_BACKOFF_LIMIT_S)
-        self._channel: grpc.aio.Channel | None = None
         self._failing = False
 
     async def call(
         self, method: str, request: Message, response: type[_Response], timeout_s: float = CALL_S
     ) -> _Response:
         """One call. Raises grpc.aio.AioRpcError."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
-        call = self._channel.unary_unary(
+        call = (await self._line.channel()).unary_unary(
             method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
         )
         answer: _Response = await call(request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=False)
@@ -59,5 +57,4 @@ class Upward:
 
     async def close(self) -> None:
         """Closes the channel; a call in flight is cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+        await self._line.close()

@@ -14,11 +14,15 @@ from sidestep.v1 import sync_pb2 as pb
 from sidecar.clock import Clock
 from sidecar.retryinfo import retry_after_s
 from sidecar.store.errors import StorageFullError
+from sidecar.store.marks import Marks
 from sidecar.store.writer import Writer
 from sidecar.sync.backoff import MAX_S, MIN_S, Backoff
 from sidecar.sync.errors import SyncError
+from sidecar.sync.proofs import Proofs
 from sidecar.sync.session import Session
 from sidecar.sync.state import SyncState
+from sidecar.sync.trust import TrustedKeys
+from sidecar.upstream import Upstream
 
 _log = logging.getLogger(__name__)
 _METHOD = "/sidestep.v1.SyncService/Sync"
@@ -28,22 +32,25 @@ _OPTIONS = (
     # Reconnecting is done here, with full jitter; a channel lives as long as its stream.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
+    # For a path that drops idle connections; our own pings find a dead one sooner. More often than the control plane takes
+    # (every 5 s) would be answered with ENHANCE_YOUR_CALM.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """How to follow. `address`: host:port of the control plane. `sidecar`: the stable name shown to operators.
+    """How to follow. `sidecar`: the stable name shown to operators.
 
     `heartbeat_s`: seconds between pings; after three without any message the stream is given up. `healthy_s`: a stream
-    that lasted this long resets the backoff. `retry_s`: when a lane that failed for good is tried again. `credentials`
-    None: plain text. `metadata` goes with every stream and may carry a bearer token.
+    that lasted this long resets the backoff. `retry_s`: when a lane that failed for good is tried again.
+    `metadata` goes with every stream and may carry a bearer token.
     """
 
-    address: str
+    upstream: Upstream
     sidecar: str
     version: str
-    credentials: grpc.ChannelCredentials | None = None
     metadata: Sequence[tuple[str, str]] = ()
     heartbeat_s: float = 2.0
     healthy_s: float = 30.0
@@ -57,6 +64,7 @@ class SyncClient:
 
     Works in the event loop's thread, in slices of some milliseconds. Whoever runs it calls `Writer.maintain` and
     `Writer.remove_retired` from time to time, in between.
+    `trust` None: development mode, whatever comes is believed; otherwise `marks` are needed too.
     `on_state` is called with a SyncState whenever something other than a cursor or a count changed; it must not block.
     """
 
@@ -65,6 +73,8 @@ class SyncClient:
         writer: Writer,
         settings: SyncSettings,
         *,
+        trust: TrustedKeys | None = None,
+        marks: Marks | None = None,
         clock: Clock | None = None,
         on_state: Callable[[SyncState], None] = lambda _: None,
     ) -> None:
@@ -79,6 +89,7 @@ class SyncClient:
             version=settings.version,
             heartbeat_s=settings.heartbeat_s,
             retry_s=settings.retry_s,
+            proofs=Proofs(writer, trust, marks),
             clock=clock or writer.clock,
             on_change=self._changed,
         )
@@ -120,15 +131,11 @@ class SyncClient:
 
     async def _stream(self) -> None:
         settings = self._settings
-        if settings.credentials is None:
-            channel = grpc.aio.insecure_channel(settings.address, options=_OPTIONS)
-        else:
-            channel = grpc.aio.secure_channel(settings.address, settings.credentials, options=_OPTIONS)
-        async with channel:
-            sync = channel.stream_stream(
+        async with settings.upstream.open_async(_OPTIONS) as channel:
+            sync: grpc.aio.StreamStreamMultiCallable[pb.SyncRequest, bytes] = channel.stream_stream(
                 _METHOD,
                 request_serializer=pb.SyncRequest.SerializeToString,
-                response_deserializer=pb.SyncResponse.FromString,
+                response_deserializer=None,  # signatures are over the bytes as they came
             )
             call = sync(metadata=tuple(settings.metadata))
             self._streams += 1

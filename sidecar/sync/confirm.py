@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
@@ -36,23 +37,25 @@ class Confirmations:
     def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
         self._clock = clock
-        self._nonce = 0
         self._pings: OrderedDict[int, _Asked] = OrderedDict()
         self._pending: dict[LaneId, _Pending] = {}
         self._written: dict[LaneId, float] = {}
+        # When something last came for a lane, by boot time.
+        self._moved: dict[LaneId, float] = {}
 
     def new_stream(self) -> None:
         """Pings of an earlier stream are not answered any more."""
         self._pings.clear()
         self._pending.clear()
+        self._moved.clear()
 
     def ping(self) -> int:
-        """The nonce of a ping that is sent now."""
-        self._nonce += 1
-        self._pings[self._nonce] = _Asked(self._clock.boottime(), self._clock.wall())
+        """The nonce of a ping that is sent now: random, so that nobody can have its answer beforehand."""
+        nonce = secrets.randbits(64) or 1
+        self._pings[nonce] = _Asked(self._clock.boottime(), self._clock.wall())
         if len(self._pings) > _MAX_PINGS:
             self._pings.popitem(last=False)
-        return self._nonce
+        return nonce
 
     def answered(self, nonce: int) -> _Asked | None:
         """When the ping with this nonce was sent; None if there is none under way."""
@@ -69,11 +72,24 @@ class Confirmations:
 
     def advanced(self, lane_id: LaneId, cursor: Cursor) -> None:
         """The lane reached `cursor`."""
+        self.moved(lane_id)
         pending = self._pending.get(lane_id)
         if pending is not None and (cursor.epoch, cursor.revision) >= (pending.epoch, pending.revision):
             del self._pending[lane_id]
             if cursor.epoch == pending.epoch:
                 self._write(lane_id, pending.asked)
+
+    def moved(self, lane_id: LaneId) -> None:
+        """Something came for the lane."""
+        self._moved[lane_id] = self._clock.boottime()
+
+    def owed_s(self) -> dict[LaneId, float]:
+        """For how long nothing has come, by lane, though an answer says that there is more to come."""
+        now = self._clock.boottime()
+        return {
+            lane_id: now - max(pending.asked.boottime, self._moved.get(lane_id, 0.0))
+            for lane_id, pending in self._pending.items()
+        }
 
     def _write(self, lane_id: LaneId, asked: _Asked) -> None:
         last = self._written.get(lane_id)

@@ -15,3 +15,7 @@ class ProtocolError(SyncError):
 
 class SilentError(SyncError):
     """Nothing was heard for three heartbeats: the connection is half open, or the other side hangs."""
+
+
+class WithheldError(SyncError):
+    """The control plane is ahead, but what leads there does not come: something between keeps it, or it was lost."""

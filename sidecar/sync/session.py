@@ -16,12 +16,17 @@ from sidecar.store.errors import ApplyError, DigestMismatchError, StoreError, Un
 from sidecar.store.staging import Staging
 from sidecar.store.writer import Writer, parse_delta
 from sidecar.sync.confirm import Confirmations
-from sidecar.sync.errors import ProtocolError, SilentError, SyncError
+from sidecar.sync.errors import ProtocolError, SilentError, SyncError, WithheldError
 from sidecar.sync.lanes import LaneFollower, cursor_message
+from sidecar.sync.proofs import Proofs
+from sidecar.sync.reception import Reception
 from sidecar.sync.state import LaneId, Phase, SyncState
+from sidecar.sync.trust import UnverifiedError
 
 _ADMITTED: Final = "sidestep-admitted"
 _SILENT_HEARTBEATS: Final = 3
+# How long what an answer speaks of may stay away, by what the lane is doing. A lost message would be waited for in vain.
+_OWED_S: Final = {Phase.FOLLOWING: 15.0, Phase.AWAITING: 120.0, Phase.LOADING: 120.0}
 _STATUS_POLLS: Final = 50
 _STATUS_POLL_S: Final = 0.01
 
@@ -38,6 +43,7 @@ class Session:
         version: str,
         heartbeat_s: float,
         retry_s: float,
+        proofs: Proofs,
         clock: Clock,
         on_change: Callable[[], None],
     ) -> None:
@@ -45,10 +51,11 @@ class Session:
         self._hello = (sidecar, instance, version)
         self._heartbeat_s = heartbeat_s
         self._retry_s = retry_s
+        self._proofs = proofs
         self._clock = clock
         self._on_change = on_change
         self._lanes: dict[LaneId, LaneFollower] = {}
-        self._stagings: dict[LaneId, Staging] = {}
+        self._receptions: dict[LaneId, Reception] = {}
         self._ended: deque[tuple[Staging, pb.SnapshotEnd]] = deque()
         self._confirmations = Confirmations(writer, clock)
         self._admitted = False
@@ -79,6 +86,9 @@ class Session:
             last_message_at=self._last_message_at,
             last_heartbeat_at=self._last_heartbeat_at,
             last_error=last_error,
+            trusted_keys=self._proofs.trusted_keys,
+            trusted_keys_problem=self._proofs.problem,
+            unverified=self._proofs.counts,
         )
 
     async def follow(self, call: Any, on_begun: Callable[[], None]) -> None:
@@ -107,6 +117,9 @@ class Session:
             if error.code() is grpc.StatusCode.INTERNAL:
                 await self._raise_true_status()
             raise
+        except UnverifiedError as error:
+            self._proofs.count(error)
+            raise
         finally:
             for task in tasks:
                 task.cancel()
@@ -115,10 +128,12 @@ class Session:
     def end_stream(self) -> None:
         """Gives up what an ended stream was in the middle of."""
         self._call = None
-        for staging in [*self._stagings.values(), *(staging for staging, _ in self._ended)]:
+        receiving = (reception.staging for reception in self._receptions.values())
+        for staging in [*receiving, *(staging for staging, _ in self._ended)]:
             staging.abort()
-        self._stagings.clear()
+        self._receptions.clear()
         self._ended.clear()
+        self._proofs.keep()
 
     async def _raise_true_status(self) -> None:
         """A write that meets the end of the stream makes gRPC report INTERNAL, until the status itself comes in."""
@@ -135,13 +150,11 @@ class Session:
             await self._call.read()
             raise SyncError("the control plane did not admit the stream")
         self._admitted = True
-        sidecar, instance, version = self._hello
-        cursors = [cursor_message(lane_id, cursor) for lane_id, cursor in self._writer.cursors().items()]
-        hello = pb.Hello(sidecar=sidecar, instance=instance, version=version, cursors=cursors)
-        await self._send(pb.SyncRequest(hello=hello))
+        await self._send(pb.SyncRequest(hello=self._proofs.hello(*self._hello)))
         await self._ping()
         loop = asyncio.get_running_loop()
-        while (response := await self._call.read()) is not grpc.aio.EOF:
+        while (raw := await self._call.read()) is not grpc.aio.EOF:
+            response = self._proofs.open(raw)
             self._heard_at = loop.time()
             self._last_message_at = self._clock.wall()
             if not self.heard:
@@ -160,6 +173,11 @@ class Session:
                 raise SilentError(f"nothing heard for {silent_s:.1f} s")
             if not self._admitted:
                 continue
+            self._proofs.keep()
+            for lane_id, owed_s in self._confirmations.owed_s().items():
+                phase = self._lanes[lane_id].phase if lane_id in self._lanes else Phase.REFUSED
+                if owed_s > _OWED_S.get(phase, float("inf")):
+                    raise WithheldError(f"tenants/{lane_id[0]} lags, and nothing came for {owed_s:.0f} s")
             for lane in self._lanes.values():
                 await self._answer(lane.tick())
             try:
@@ -175,6 +193,9 @@ class Session:
         return pb.SyncRequest(ping=pb.Ping(nonce=self._confirmations.ping()))
 
     async def _send(self, request: pb.SyncRequest) -> None:
+        if request.HasField("snapshot_request"):
+            asked = request.snapshot_request
+            asked.epoch, asked.revision = self._proofs.least((asked.tenant, Lane(asked.lane)))
         async with self._sending:
             try:
                 await self._call.write(request)
@@ -195,7 +216,7 @@ class Session:
         if kind == "heartbeat":
             return self._on_heartbeat(response.heartbeat)
         if kind == "scope":
-            return self._on_scope(frozenset(response.scope.tenants))
+            return self._on_scope(response.scope)
         if kind == "snapshot_required":
             self._lane(response.snapshot_required).announced()
             self._on_change()
@@ -204,7 +225,7 @@ class Session:
         elif kind == "snapshot_chunk":
             return self._on_chunk(response.snapshot_chunk)
         elif kind == "snapshot_end":
-            self._on_end(response.snapshot_end)
+            return self._on_end(response.snapshot_end)
         return []  # a message without content, or of a kind this version does not know, says nothing
 
     def _lane(self, message: pb.Cursor | pb.Delta | pb.SnapshotRequired | pb.SnapshotChunk) -> LaneFollower:
@@ -237,6 +258,7 @@ class Session:
             return requests
         held = self._writer.cursor(*lane.lane_id)
         if cursor is not None:
+            self._proofs.lift(lane.lane_id, cursor)
             self._deltas += 1
             changed = lane.phase is not Phase.FOLLOWING
             lane.applied()
@@ -250,6 +272,7 @@ class Session:
     def _on_heartbeat(self, heartbeat: pb.Heartbeat) -> list[pb.SyncRequest]:
         self._last_heartbeat_at = self._clock.wall()
         asked = self._confirmations.answered(heartbeat.nonce)
+        self._proofs.check_answer(heartbeat.nonce, asked=asked is not None)
         requests: list[pb.SyncRequest] = []
         scope = self._writer.scope() or ()
         for head in heartbeat.heads:
@@ -264,18 +287,20 @@ class Session:
                     requests += self._failed(lane, error, head.revision)
                 continue
             requests += lane.head(head.epoch, head.revision, cursor)
-            if asked is not None:
+            if asked is not None and self._proofs.covers(lane.lane_id):
                 self._confirmations.head(lane.lane_id, head.epoch, head.revision, asked)
         return requests
 
-    def _on_scope(self, tenants: frozenset[str]) -> list[pb.SyncRequest]:
+    def _on_scope(self, scope: pb.Scope) -> list[pb.SyncRequest]:
+        self._proofs.check_scope(scope)
+        tenants = frozenset(scope.tenants)
         if not tenants:
             return []  # says nothing; never "wipe"
         known = self._writer.scope() or frozenset()
         gone = self._writer.set_scope(tenants)
         for lane_id in [lane_id for lane_id in self._lanes if lane_id[0] not in tenants]:
             del self._lanes[lane_id]
-            self._stagings.pop(lane_id, None)
+            self._receptions.pop(lane_id, None)
         if gone:
             self._dropping.set()
         self._on_change()
@@ -285,9 +310,11 @@ class Session:
 
     def _on_offer(self, offer: pb.SnapshotOffer) -> list[pb.SyncRequest]:
         lane = self._lane(offer.cursor)
+        self._proofs.check_offer(lane.lane_id, offer)
         lane.offered()
         try:
-            self._stagings[lane.lane_id] = self._writer.stage(offer)
+            staging = self._writer.stage(offer)
+            self._receptions[lane.lane_id] = Reception(staging, offer, verified=self._proofs.demanded)
         except ApplyError as error:
             return self._failed(lane, error, offer.cursor.revision)
         self._on_change()
@@ -295,22 +322,30 @@ class Session:
 
     def _on_chunk(self, chunk: pb.SnapshotChunk) -> list[pb.SyncRequest]:
         lane = self._lane(chunk)
-        staging = self._stagings.get(lane.lane_id)
-        if staging is None:
+        reception = self._receptions.get(lane.lane_id)
+        if reception is None:
             return []  # of a snapshot that was given up
         try:
-            staging.add(chunk)
+            reception.add(chunk)
         except ApplyError as error:
-            del self._stagings[lane.lane_id]
-            return self._failed(lane, error, staging.cursor.revision)
-        at = cursor_message(lane.lane_id, staging.cursor)
+            del self._receptions[lane.lane_id]
+            return self._failed(lane, error, reception.staging.cursor.revision)
+        self._confirmations.moved(lane.lane_id)
+        at = cursor_message(lane.lane_id, reception.staging.cursor)
         return [pb.SyncRequest(ack=pb.Ack(cursor=at, chunk=chunk.chunk))]
 
-    def _on_end(self, end: pb.SnapshotEnd) -> None:
-        staging = self._stagings.pop(self._lane(end.cursor).lane_id, None)
-        if staging is not None:
-            self._ended.append((staging, end))
-            self._finishing.set()
+    def _on_end(self, end: pb.SnapshotEnd) -> list[pb.SyncRequest]:
+        lane = self._lane(end.cursor)
+        reception = self._receptions.pop(lane.lane_id, None)
+        if reception is None:
+            return []
+        try:
+            reception.end()
+        except ApplyError as error:
+            return self._failed(lane, error, reception.staging.cursor.revision)
+        self._ended.append((reception.staging, end))
+        self._finishing.set()
+        return []
 
     def _failed(self, lane: LaneFollower, error: ApplyError, revision: int) -> list[pb.SyncRequest]:
         if isinstance(error, DigestMismatchError):
@@ -350,6 +385,8 @@ class Session:
                 raise ProtocolError(str(error)) from None
             return
         self._snapshots += 1
+        self._proofs.lift(staging.lane_id, cursor, snapshot=True)
+        self._proofs.keep(now=True)
         lane.loaded()
         self._confirmations.advanced(staging.lane_id, cursor)
         self._on_change()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.names import Lane
@@ -56,6 +56,12 @@ class SyncState:
     last_message_at: float | None
     last_heartbeat_at: float | None
     last_error: str
+    trusted_keys: int = 0
+    """Keys that are pinned; 0: whatever comes is believed."""
+    trusted_keys_problem: str = ""
+    """Why the file of trusted keys cannot be used as it is now; empty: it can."""
+    unverified: Mapping[str, int] = field(default_factory=dict)
+    """Streams given up since the start because something on them was not believed, by `trust.Fault`."""
 
     @property
     def broken(self) -> frozenset[LaneId]:

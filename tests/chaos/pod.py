@@ -55,7 +55,7 @@ class Plane:
         self.database = directory / "sidestep.db"
         self.address = f"127.0.0.1:{quiet_port()}"
         self._log = directory / "controlplane.log"
-        self._settings = {
+        self.settings = {
             "SIDESTEP_CP_LISTEN": self.address,
             "SIDESTEP_CP_HTTP_LISTEN": "127.0.0.1:0",
             "SIDESTEP_CP_DATABASE_URL": f"sqlite+aiosqlite:///{self.database}",
@@ -68,7 +68,7 @@ class Plane:
     def start(self) -> None:
         """Starts it and waits until it serves."""
         program = str(Path(sys.executable).with_name("sidestep-controlplane"))
-        self._program = Program([program], self._settings, self._log)
+        self._program = Program([program], self.settings, self._log)
         self._program.wait_until_ready()
 
     def kill(self) -> None:

@@ -23,6 +23,7 @@ from engine.escrow import Account
 from engine.money import NANOS
 from sidecar.journal.record import Record, decode_record
 from sidecar.lease.client import LeaseClient, LeaseSettings
+from sidecar.upstream import Upstream
 from tests.chaos import world
 from tests.chaos.pod import CHANNEL_OPTIONS, Plane, Pod, pass_time
 from tests.fakes.journal import read_journal
@@ -264,15 +265,15 @@ def desk() -> Iterator[Desk]:
 
 
 def test_budgets_hold_while_processes_are_killed(tmp_path: Path, desk: Desk) -> None:
-    desk.budget(USES, uses=300)
-    desk.budget(AMOUNT, nanos=300 * NANOS)
-    hammer(tmp_path, desk, pods=2, uses=300, euros=300, blows=14, seed=4, pause_s=0.03)
+    desk.budget(USES, uses=150)
+    desk.budget(AMOUNT, nanos=150 * NANOS)
+    hammer(tmp_path, desk, pods=2, uses=150, euros=150, blows=8, seed=4, pause_s=0.03)
 
 
 @pytest.mark.parametrize(
     ("pods", "uses", "euros", "blows", "pause_s"),
     [
-        (2, 150, 150, 8, 0.03),
+        (2, 100, 100, 8, 0.03),
         pytest.param(8, 1000, 10_000, 60, 0.12, marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
     ],
 )
@@ -297,7 +298,7 @@ def test_five_uses_over_fifty_pods_of_a_real_control_plane(tmp_path: Path) -> No
                     tmp_path / str(number) / "leases",
                     "w0-0000000000aa",
                     "boot-1",
-                    plane.address,
+                    Upstream(plane.address),
                     f"pod-{number}",
                     report_s=0.05,
                     idle_s=0.1,

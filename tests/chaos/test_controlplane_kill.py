@@ -61,7 +61,7 @@ class Importer:
 
 @pytest.mark.timeout(150)
 def test_nothing_acknowledged_is_lost_by_sigkill_of_the_control_plane(tmp_path: Path) -> None:
-    _survive(tmp_path, kills=10, devices=4_000)
+    _survive(tmp_path, kills=6, devices=4_000)
 
 
 @pytest.mark.e2e

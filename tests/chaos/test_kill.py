@@ -144,7 +144,7 @@ def _pause_s(deaths: int) -> float:
 
 @pytest.mark.timeout(180)
 def test_data_and_answers_survive_sigkill_at_any_moment(tmp_path: Path) -> None:
-    _survive(tmp_path, kills=30, devices=10_000)
+    _survive(tmp_path, kills=16, devices=10_000)
 
 
 @pytest.mark.e2e

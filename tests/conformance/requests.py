@@ -7,7 +7,7 @@ from sidestep.v1 import decision_pb2
 
 from sidecar.store.view import Cursor
 from tests.conformance import tokens
-from tests.conformance.vectors import Vector, resolve
+from tests.conformance.vectors import Report, Vector, resolve
 
 
 def build(vector: Vector, head: Cursor | None) -> decision_pb2.EvaluateRequest:
@@ -25,3 +25,13 @@ def build(vector: Vector, head: Cursor | None) -> decision_pb2.EvaluateRequest:
             "revision": head.revision + vector.min_revision["revision"],
         }
     return ParseDict(body, decision_pb2.EvaluateRequest())
+
+
+def build_report(report: Report) -> decision_pb2.ReportAuthenticationRequest:
+    """The report of a vector."""
+    body = resolve(report.request, report.now)
+    if isinstance(body.get("token"), dict):
+        body["token"] = tokens.token(report.request["token"], report.now)
+    if isinstance(body.get("dpop"), dict):
+        body["dpop"] = tokens.dpop(report.request["dpop"], body.get("token", ""), report.now)
+    return ParseDict(body, decision_pb2.ReportAuthenticationRequest())

@@ -17,8 +17,8 @@ from sidecar.journal.record import Record, decode_record
 from sidecar.journal.segment import SegmentName, list_segments
 from tests.conformance import requests
 from tests.conformance.replica import Replica
-from tests.conformance.vectors import Vector, fixture, for_runner
-from tests.conformance.verdict import Verdict, differences, of_response
+from tests.conformance.vectors import Report, Vector, fixture, for_runner
+from tests.conformance.verdict import Verdict, differences, matches, of_response
 from tests.conformance.worker_process import clock_file, set_clock
 from tests.processes import worker
 
@@ -66,6 +66,9 @@ class Workers:
         for earlier in vector.before:
             with suppress(grpc.RpcError):
                 self._ask(stub, earlier)
+        for number, report in enumerate(vector.reports):
+            came_to = self._report(stub, vector, report)
+            assert matches(report.expect, came_to), f"report {number} came to {came_to}"
         try:
             response = self._ask(stub, vector)
         except grpc.RpcError as error:
@@ -85,6 +88,20 @@ class Workers:
         request.explain = True
         response: decision_pb2.EvaluateResponse = stub.Evaluate(request, timeout=_DEADLINE_S)
         return response
+
+    def _report(
+        self, stub: decision_pb2_grpc.DecisionServiceStub, vector: Vector, report: Report
+    ) -> dict[str, str | bool]:
+        """What a report comes to, in the terms of the vectors."""
+        self.replica.change(vector)
+        self.replica.clock.now = report.now.timestamp()
+        self._set_clock()
+        try:
+            taken = stub.ReportAuthentication(requests.build_report(report), timeout=_DEADLINE_S)
+        except grpc.RpcError as error:
+            return {"code": error.code().name, "says": error.details() or ""}
+        stated = {"session": taken.session, "device": taken.device, "registering": taken.registering}
+        return {"acr": taken.authentication.acr, **{name: value for name, value in stated.items() if value}}
 
     def recorded(self) -> dict[str, Record]:
         """The journal of the worker that has one, by decision id."""

@@ -22,6 +22,15 @@ _TEXT = re.compile(r"text\((\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A ReportAuthentication call and what it comes to; `request` as in Vector."""
+
+    now: datetime
+    request: dict[str, Any]
+    expect: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Vector:
     """One case. `records` and `request` are merged with the fixture; times in them are still as written.
 
@@ -42,6 +51,8 @@ class Vector:
     leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Requests that came before, oldest first.
     before: tuple[Vector, ...] = ()
+    # What services report before the request, in this order.
+    reports: tuple[Report, ...] = ()
 
     @property
     def now_s(self) -> float:
@@ -80,7 +91,8 @@ def vectors() -> tuple[Vector, ...]:
     for path in files():
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         validator.validate(document)
-        found += [_vector(path.stem, document.get("given", {}), case) for case in document["cases"]]
+        given = document.get("given", {})
+        found += [_vector(path.stem, given, case, at) for at, case in enumerate(document["cases"])]
     return tuple(found)
 
 
@@ -128,15 +140,17 @@ def resolve(value: Any, now: datetime) -> Any:
     return value
 
 
-def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
+def _vector(topic: str, given: dict[str, Any], case: dict[str, Any], at: int) -> Vector:
     def layered(part: str, base: Any) -> Any:
         return merge(merge(base, given.get(part, {})), case.get(part, {}))
 
     base = fixture()
     leases = layered("leases", {})
+    # Reported authentications count for half a day. On a day of its own, before all others, a case has none but its own.
+    day = f"now-{300 - at}d" if "reports" in case else base["now"]
     vector = Vector(
         id=f"{topic}::{case['name']}",
-        now=instant(case.get("now", given.get("now", base["now"])), fixture_now()),
+        now=instant(case.get("now", given.get("now", day)), fixture_now()),
         records=layered("records", base["tenants"][base["default_tenant"]]),
         request=layered("request", base["request"]),
         expect=case["expect"],
@@ -145,7 +159,8 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         journal_full=case.get("journal_full", False),
         deadline_passed=case.get("deadline_passed", False),
         # Only this process can be told what a worker holds of budgets.
-        only="engine" if leases else case.get("runner", {}).get("only", ""),
+        # And only a process keeps what was reported to it.
+        only="engine" if leases else "worker" if "reports" in case else case.get("runner", {}).get("only", ""),
         leases=leases,
     )
     earlier = [
@@ -153,4 +168,24 @@ def _vector(topic: str, given: dict[str, Any], case: dict[str, Any]) -> Vector:
         for past in case.get("before", ())
         for _ in range(past.get("times", 1))
     ]
-    return replace(vector, before=tuple(earlier))
+    reports = [
+        Report(
+            instant(stated.get("at", "now"), vector.now),
+            _patched(
+                base["report"],
+                {"token": {"claims": {"jti": f"{case['name']}-{number}"}}},
+                given.get("report", {}),
+                stated.get("report", {}),
+            ),
+            stated["expect"],
+        )
+        for number, stated in enumerate(case.get("reports", ()))
+    ]
+    return replace(vector, before=tuple(earlier), reports=tuple(reports))
+
+
+def _patched(target: Any, *patches: Any) -> Any:
+    """One patch after the other: merged with each other first, they would lose what they remove."""
+    for patch in patches:
+        target = merge(target, patch)
+    return target

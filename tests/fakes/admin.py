@@ -19,10 +19,13 @@ from controlplane.api.grants import AccessService
 from controlplane.api.identity import IdentityInterceptor
 from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
+from controlplane.api.quotas import MAX_IMPORTS, ImportQuotas
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
+from controlplane.counters import Counters
+from controlplane.identity.sidecars import Sidecars
 from controlplane.operators import Operators
 from controlplane.review.access import Reviewer
 from controlplane.store import Store
@@ -96,6 +99,7 @@ class AdminServer:
         self.store = await Store.open(self._url)
         self.operators = Operators(self._operators_path) if self._operators_path else None
         self.refusals = Refusals(self.store)
+        self.quotas = ImportQuotas(per_tenant=MAX_IMPORTS, records_per_minute=10_000_000)
         await self._serve("127.0.0.1:0")
 
     async def _serve(self, listen: str) -> None:
@@ -104,12 +108,14 @@ class AdminServer:
         access = AccessService(self.store, Reviewer(self.store, self._last_used))
         access_pb2_grpc.add_AccessServiceServicer_to_server(access, self._server)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
-        report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store, self.refusals), self._server)
+        everything = Sidecars(self.store, None, None, Counters())
+        reports = ReportService(self.store, self.refusals, everything)
+        report_pb2_grpc.add_ReportServiceServicer_to_server(reports, self._server)
         writer = Writer(self.store)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer, self.quotas), self._server)
         audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(self.store), self._server)
-        leases = LeaseService(self.store, lambda _context: frozenset({"acme", "globex"}))
+        leases = LeaseService(self.store, Sidecars(self.store, None, frozenset({"acme", "globex"}), Counters()))
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         await self._server.start()

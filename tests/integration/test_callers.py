@@ -196,7 +196,9 @@ def test_bad_file_is_told_in_health_and_changes_nothing(pod: Program, mount: Mou
 def test_without_callers_health_and_the_log_say_development_mode(data: Path) -> None:
     with sidecar(data) as pod:
         assert health(pod)["callers"] == "development mode: anyone is served"
-        warnings = [line for line in pod.errors().splitlines() if "development mode" in line]
+        warnings = [
+            line for line in pod.errors().splitlines() if "SIDESTEP_CALLERS is not set: development mode" in line
+        ]
         assert len(warnings) == 1
         assert json.loads(warnings[0])["level"] == "warning"
         with Client(pod.grpc, timeout_s=PATIENCE_S) as client:

@@ -29,7 +29,12 @@ from engine.digest import EMPTY, Digest
 
 PROGRAM = Path(sys.executable).with_name("sidestep-controlplane")
 WITHIN_S = 15.0
-DEVELOPMENT = {"operators": "development mode: anyone may administer"}
+DEVELOPMENT = {
+    "operators": "development mode: anyone may administer",
+    "signing_key": "development mode: nothing is signed",
+    "approvals": "by asserted names: that the second person is another one is only said",
+    "sidecars": "not authenticated",
+}
 
 
 class Program:
@@ -202,7 +207,12 @@ def http_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     [
         ({"LISTEN": "nowhere"}, 2, "SIDESTEP_CP_LISTEN: 'nowhere' is not an address"),
         ({"LISTNE": "x"}, 2, "SIDESTEP_CP_LISTNE: unknown setting in environment; did you mean SIDESTEP_CP_LISTEN?"),
-        ({"LISTEN": "192.0.2.1:1"}, 2, "SIDESTEP_CP_LISTEN: cannot listen on 192.0.2.1:1"),
+        ({"LISTEN": "192.0.2.1:1"}, 2, "SIDESTEP_CP_LISTEN: 192.0.2.1:1 can be reached from other hosts, and needs "),
+        (
+            {"LISTEN": "192.0.2.1:1", "INSECURE": "true"},
+            2,
+            "SIDESTEP_CP_LISTEN: cannot listen on 192.0.2.1:1",
+        ),
         ({"HTTP_LISTEN": "192.0.2.1:1"}, 2, "SIDESTEP_CP_HTTP_LISTEN: cannot listen on 192.0.2.1:1"),
         ({"DATABASE_URL": "sqlite+aiosqlite:////dev/null/cp.db"}, 1, "/dev/null: "),
     ],

@@ -22,6 +22,7 @@ from sidecar.store.reader import Reader
 from sidecar.store.writer import Writer
 from sidecar.sync.client import SyncClient, SyncSettings
 from sidecar.sync.state import Phase, SyncState
+from sidecar.upstream import Upstream
 from tests.fakes.controlplane import ControlPlane, SyncStream, eventually
 from tests.fakes.history import History, device, device_state
 from tests.fakes.store import records
@@ -36,7 +37,12 @@ class Sidecar:
     def __init__(self, directory: Path, address: str, *, check: Check | None = None, **changes: Any) -> None:
         self.directory = directory
         self.settings = SyncSettings(
-            address=address, sidecar="pod-1", version="1.2.3", heartbeat_s=0.5, backoff_limit_s=0.2, **changes
+            upstream=Upstream(address),
+            sidecar="pod-1",
+            version="1.2.3",
+            heartbeat_s=0.5,
+            backoff_limit_s=0.2,
+            **changes,
         )
         self.states: list[SyncState] = []
         self.reader = Reader(directory)
@@ -479,6 +485,22 @@ def test_unknown_collections_pass_through(plane: ControlPlane, sidecar: Sidecar)
     stream.delta(bulk.commit({(99, "y"): b"", (4000, "z"): b"far future"}))
     assert stream.expect("ack").ack.cursor == bulk.head
     assert sidecar.records(bulk) == bulk.records
+
+
+def test_what_a_newer_control_plane_says_beyond_this_version_is_passed_over(
+    plane: ControlPlane, sidecar: Sidecar
+) -> None:
+    urgent, bulk = histories()
+    stream = begin(plane, urgent, bulk)
+    # Field 900 of SyncResponse: a message of a kind that does not exist here.
+    stream.send(sync_pb2.SyncResponse.FromString(b"\xa2\x38\x05later"))
+    newer = sync_pb2.Heartbeat(heads=[urgent.head, bulk.head]).SerializeToString() + b"\xa2\x38\x05later"
+    stream.send(sync_pb2.SyncResponse(heartbeat=sync_pb2.Heartbeat.FromString(newer)))
+    # A delta is kept byte by byte: what is unknown in it counts for nothing, and does no harm.
+    stream.delta(urgent.commit({(STATES, "d9"): device_state("alice", 3)}) + b"\xa2\x38\x05later")
+    assert stream.expect("ack").ack.cursor == urgent.head
+    assert sidecar.holds(urgent, bulk)
+    assert sidecar.state.streams == 1
 
 
 def test_scope_grows_and_shrinks_without_touching_the_others(plane: ControlPlane, sidecar: Sidecar) -> None:

@@ -240,9 +240,11 @@ def _proved(acr: str, within_s: float, facts: Facts, order: AcrOrder) -> bool:
 
 
 def _believed(login: Authentication, facts: Facts, order: AcrOrder) -> bool:
-    """After a SIM change only what cannot have come by phone."""
+    """After a SIM change only what cannot have come by phone, or came when the cool-off was over."""
     changed = facts.subject.sim_changed_at
-    if changed is None or facts.now - changed >= COOL_OFF_S:
+    if changed is None:
+        return True
+    if facts.now - changed >= COOL_OFF_S and login.at is not None and login.at - changed >= COOL_OFF_S:
         return True
     if order.implies(login.acr, "phr") or any(amr in ("hwk", "swk", "pop", "face") for amr in login.amr):
         return True
@@ -255,21 +257,26 @@ def _cooling(facts: Facts) -> bool:
     return any(event is not None and facts.now < event + COOL_OFF_S for event in events)
 
 
-def _valid_at(facts: Facts) -> float | None:
-    """When the device was validated, if that was after everything that voids it and is no time to come."""
+def _valid_at(facts: Facts, order: AcrOrder) -> float | None:
+    """When the device was validated, if that was after everything that voids it and is no time to come. While a SIM was
+    cooling off only by a login that cannot have come by phone."""
     at, subject = facts.device.validated_at, facts.subject
     void = [subject.recovered_at, subject.sim_changed_at, subject.authenticator_changed_at]
     if at is None or at > facts.now + SKEW or any(event is not None and at <= event for event in void):
         return None
+    changed = subject.sim_changed_at
+    if changed is not None and changed <= at < changed + COOL_OFF_S:
+        proofs = [login for login in facts.device.authentications if login.at == at and _believed(login, facts, order)]
+        return at if proofs else None
     return at
 
 
-def _validated(every_s: float, aging: Aging, facts: Facts) -> bool:
-    return _recent(_valid_at(facts), every_s * (1.0 - aging.jitter * facts.device.revalidate_draw), facts.now)
+def _validated(every_s: float, aging: Aging, facts: Facts, order: AcrOrder) -> bool:
+    return _recent(_valid_at(facts, order), every_s * (1.0 - aging.jitter * facts.device.revalidate_draw), facts.now)
 
 
-def _trusted(least: float, aging: Aging, facts: Facts) -> bool:
-    at, trust = _valid_at(facts), facts.device.trust
+def _trusted(least: float, aging: Aging, facts: Facts, order: AcrOrder) -> bool:
+    at, trust = _valid_at(facts, order), facts.device.trust
     if aging.half_life_s is not None:
         trust = 0.0 if at is None else trust * 0.5 ** (max(0.0, facts.now - at) / aging.half_life_s)
     return trust >= least
@@ -285,8 +292,8 @@ def _factors_pass(exemptions: Exemptions, grant: Grant, facts: Facts, order: Acr
         _proved(identity.min_acr_within.acr, identity.min_acr_within.within, facts, order)
         and _few_failures(identity.max_failures, facts)
         and facts.device.binding is not Binding.UNKNOWN
-        and _trusted(device.min_trust, aging, facts)
-        and _validated(device.revalidate_every, aging, facts)
+        and _trusted(device.min_trust, aging, facts, order)
+        and _validated(device.revalidate_every, aging, facts, order)
         and _recent(facts.session.started_at, session.max_age, facts.now)
         and _recent(facts.session.last_active_at, session.max_idle, facts.now)
         and (session.evidence == "asserted" or facts.session.token is TokenState.VERIFIED)
@@ -312,9 +319,9 @@ def _overlay_exempts(  # one condition per bound, on purpose
         most = tighter.identity.max_failures
         bounds.append(most is None or _few_failures(most, facts))
     if tighter.device is not None:
-        bounds.append(tighter.device.min_trust is None or _trusted(tighter.device.min_trust, aging, facts))
+        bounds.append(tighter.device.min_trust is None or _trusted(tighter.device.min_trust, aging, facts, order))
         every = tighter.device.revalidate_every
-        bounds.append(every is None or _validated(every, aging, facts))
+        bounds.append(every is None or _validated(every, aging, facts, order))
         bounds.append(not tighter.device.bound or facts.device.binding is Binding.BOUND)
     if tighter.session is not None:
         age, idle = tighter.session.max_age, tighter.session.max_idle

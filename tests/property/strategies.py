@@ -344,7 +344,11 @@ SESSIONS = st.builds(
     started_at=TIMES,
     last_active_at=TIMES,
 )
-EVENTS = st.sampled_from([None] * 6 + [NOW - ago for ago in (5.0, COOL_OFF_S - 1, COOL_OFF_S, 5000.0)])
+# The logins of 300 and 301 s ago: during a cool-off, and one just at its end.
+EVENTS = st.sampled_from(
+    [None] * 6
+    + [NOW - ago for ago in (5.0, COOL_OFF_S - 1, COOL_OFF_S, 300.0 + COOL_OFF_S / 2, 300.0 + COOL_OFF_S, 5000.0)]
+)
 SUBJECTS = st.builds(
     Subject,
     known=st.sampled_from([True, True, True, False]),

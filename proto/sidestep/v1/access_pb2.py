@@ -26,25 +26,25 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sidestep.v1 import resources_pb2 as sidestep_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/access.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"\xd6\x01\n\x12\x43hangeGrantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\ntransition\x18\x02 \x01(\x0e\x32\x1c.sidestep.v1.GrantTransition\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\t\x12/\n\x0breview_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x13\x43hangeGrantResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x12.sidestep.v1.Grant\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.sidestep.v1.Revision\"G\n\x13ReviewAccessRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07\x64ormant\x18\x03 \x01(\x08\"\x83\x01\n\x14ReviewAccessResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AccessEntry\x12\x16\n\x0e\x65xemptions_off\x18\x02 \x01(\x08\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x03\n\x0b\x41\x63\x63\x65ssEntry\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05grant\x18\x02 \x01(\t\x12&\n\x05scope\x18\x03 \x01(\x0e\x32\x17.sidestep.v1.GrantScope\x12\x13\n\x0bscope_value\x18\x04 \x01(\t\x12\x13\n\x0bgrant_class\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12)\n\x07\x63\x65iling\x18\x07 \x01(\x0b\x32\x18.sidestep.v1.Requirement\x12&\n\x05state\x18\x08 \x01(\x0e\x32\x17.sidestep.v1.GrantState\x12\x0f\n\x07refusal\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x0e\n\x06ticket\x18\x0c \x01(\t\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breview_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9f\x02\n\x0fGrantTransition\x12 \n\x1cGRANT_TRANSITION_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRANT_TRANSITION_REQUEST\x10\x01\x12\x1c\n\x18GRANT_TRANSITION_APPROVE\x10\x02\x12\x1b\n\x17GRANT_TRANSITION_REJECT\x10\x03\x12\x1d\n\x19GRANT_TRANSITION_ACTIVATE\x10\x04\x12\x1c\n\x18GRANT_TRANSITION_SUSPEND\x10\x05\x12\x1b\n\x17GRANT_TRANSITION_RESUME\x10\x06\x12\x1b\n\x17GRANT_TRANSITION_REVOKE\x10\x07\x12\x1a\n\x16GRANT_TRANSITION_RENEW\x10\x08\x32\xb8\x01\n\rAccessService\x12P\n\x0b\x43hangeGrant\x12\x1f.sidestep.v1.ChangeGrantRequest\x1a .sidestep.v1.ChangeGrantResponse\x12U\n\x0cReviewAccess\x12 .sidestep.v1.ReviewAccessRequest\x1a!.sidestep.v1.ReviewAccessResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sidestep/v1/access.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"\xd6\x01\n\x12\x43hangeGrantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\ntransition\x18\x02 \x01(\x0e\x32\x1c.sidestep.v1.GrantTransition\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\t\x12/\n\x0breview_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"s\n\x13\x43hangeGrantResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x12.sidestep.v1.Grant\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.sidestep.v1.Revision\x12\x10\n\x08warnings\x18\x03 \x03(\t\"G\n\x13ReviewAccessRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07\x64ormant\x18\x03 \x01(\x08\"\x83\x01\n\x14ReviewAccessResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AccessEntry\x12\x16\n\x0e\x65xemptions_off\x18\x02 \x01(\x08\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x03\n\x0b\x41\x63\x63\x65ssEntry\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05grant\x18\x02 \x01(\t\x12&\n\x05scope\x18\x03 \x01(\x0e\x32\x17.sidestep.v1.GrantScope\x12\x13\n\x0bscope_value\x18\x04 \x01(\t\x12\x13\n\x0bgrant_class\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12)\n\x07\x63\x65iling\x18\x07 \x01(\x0b\x32\x18.sidestep.v1.Requirement\x12&\n\x05state\x18\x08 \x01(\x0e\x32\x17.sidestep.v1.GrantState\x12\x0f\n\x07refusal\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x0e\n\x06ticket\x18\x0c \x01(\t\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breview_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9f\x02\n\x0fGrantTransition\x12 \n\x1cGRANT_TRANSITION_UNSPECIFIED\x10\x00\x12\x1c\n\x18GRANT_TRANSITION_REQUEST\x10\x01\x12\x1c\n\x18GRANT_TRANSITION_APPROVE\x10\x02\x12\x1b\n\x17GRANT_TRANSITION_REJECT\x10\x03\x12\x1d\n\x19GRANT_TRANSITION_ACTIVATE\x10\x04\x12\x1c\n\x18GRANT_TRANSITION_SUSPEND\x10\x05\x12\x1b\n\x17GRANT_TRANSITION_RESUME\x10\x06\x12\x1b\n\x17GRANT_TRANSITION_REVOKE\x10\x07\x12\x1a\n\x16GRANT_TRANSITION_RENEW\x10\x08\x32\xb8\x01\n\rAccessService\x12P\n\x0b\x43hangeGrant\x12\x1f.sidestep.v1.ChangeGrantRequest\x1a .sidestep.v1.ChangeGrantResponse\x12U\n\x0cReviewAccess\x12 .sidestep.v1.ReviewAccessRequest\x1a!.sidestep.v1.ReviewAccessResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidestep.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANTTRANSITION']._serialized_start=1070
-  _globals['_GRANTTRANSITION']._serialized_end=1357
+  _globals['_GRANTTRANSITION']._serialized_start=1088
+  _globals['_GRANTTRANSITION']._serialized_end=1375
   _globals['_CHANGEGRANTREQUEST']._serialized_start=104
   _globals['_CHANGEGRANTREQUEST']._serialized_end=318
   _globals['_CHANGEGRANTRESPONSE']._serialized_start=320
-  _globals['_CHANGEGRANTRESPONSE']._serialized_end=417
-  _globals['_REVIEWACCESSREQUEST']._serialized_start=419
-  _globals['_REVIEWACCESSREQUEST']._serialized_end=490
-  _globals['_REVIEWACCESSRESPONSE']._serialized_start=493
-  _globals['_REVIEWACCESSRESPONSE']._serialized_end=624
-  _globals['_ACCESSENTRY']._serialized_start=627
-  _globals['_ACCESSENTRY']._serialized_end=1067
-  _globals['_ACCESSSERVICE']._serialized_start=1360
-  _globals['_ACCESSSERVICE']._serialized_end=1544
+  _globals['_CHANGEGRANTRESPONSE']._serialized_end=435
+  _globals['_REVIEWACCESSREQUEST']._serialized_start=437
+  _globals['_REVIEWACCESSREQUEST']._serialized_end=508
+  _globals['_REVIEWACCESSRESPONSE']._serialized_start=511
+  _globals['_REVIEWACCESSRESPONSE']._serialized_end=642
+  _globals['_ACCESSENTRY']._serialized_start=645
+  _globals['_ACCESSENTRY']._serialized_end=1085
+  _globals['_ACCESSSERVICE']._serialized_start=1378
+  _globals['_ACCESSSERVICE']._serialized_end=1562
 # @@protoc_insertion_point(module_scope)

@@ -49,12 +49,14 @@ class ChangeGrantRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., transition: _Optional[_Union[GrantTransition, str]] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ..., review_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ChangeGrantResponse(_message.Message):
-    __slots__ = ("grant", "revision")
+    __slots__ = ("grant", "revision", "warnings")
     GRANT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     grant: _resources_pb2.Grant
     revision: _resources_pb2.Revision
-    def __init__(self, grant: _Optional[_Union[_resources_pb2.Grant, _Mapping]] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, grant: _Optional[_Union[_resources_pb2.Grant, _Mapping]] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReviewAccessRequest(_message.Message):
     __slots__ = ("parent", "subject", "dormant")

@@ -1,17 +1,28 @@
 import datetime
 
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from sidestep.v1 import lease_pb2 as _lease_pb2
 from sidestep.v1 import report_pb2 as _report_pb2
 from sidestep.v1 import resources_pb2 as _resources_pb2
 from sidestep.v1 import sync_pb2 as _sync_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class VersionSkew(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_SKEW_UNSPECIFIED: _ClassVar[VersionSkew]
+    VERSION_SKEW_OUTSIDE: _ClassVar[VersionSkew]
+    VERSION_SKEW_UNKNOWN: _ClassVar[VersionSkew]
+VERSION_SKEW_UNSPECIFIED: VersionSkew
+VERSION_SKEW_OUTSIDE: VersionSkew
+VERSION_SKEW_UNKNOWN: VersionSkew
 
 class PutResourceRequest(_message.Message):
     __slots__ = ("resource", "validate_only", "reason", "ticket")
@@ -226,14 +237,20 @@ class GetRevisionsResponse(_message.Message):
     def __init__(self, heads: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ...) -> None: ...
 
 class ListSidecarsRequest(_message.Message):
-    __slots__ = ("parent", "page_size", "page_token")
+    __slots__ = ("parent", "page_size", "page_token", "behind", "refusing", "disconnected")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
+    REFUSING_FIELD_NUMBER: _ClassVar[int]
+    DISCONNECTED_FIELD_NUMBER: _ClassVar[int]
     parent: str
     page_size: int
     page_token: str
-    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    behind: bool
+    refusing: bool
+    disconnected: bool
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., behind: _Optional[bool] = ..., refusing: _Optional[bool] = ..., disconnected: _Optional[bool] = ...) -> None: ...
 
 class ListSidecarsResponse(_message.Message):
     __slots__ = ("sidecars", "next_page_token")
@@ -244,7 +261,7 @@ class ListSidecarsResponse(_message.Message):
     def __init__(self, sidecars: _Optional[_Iterable[_Union[SidecarStatus, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SidecarStatus(_message.Message):
-    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal")
+    __slots__ = ("sidecar", "instance", "version", "connected", "connect_time", "seen_time", "cursors", "refusal", "lags", "clock_offset_ms", "refusals", "version_skew", "identity")
     SIDECAR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +270,11 @@ class SidecarStatus(_message.Message):
     SEEN_TIME_FIELD_NUMBER: _ClassVar[int]
     CURSORS_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    LAGS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_SKEW_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     sidecar: str
     instance: str
     version: str
@@ -261,7 +283,60 @@ class SidecarStatus(_message.Message):
     seen_time: _timestamp_pb2.Timestamp
     cursors: _containers.RepeatedCompositeFieldContainer[_sync_pb2.Cursor]
     refusal: str
-    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+    lags: _containers.RepeatedCompositeFieldContainer[SidecarLag]
+    clock_offset_ms: int
+    refusals: _containers.RepeatedCompositeFieldContainer[LaneRefusal]
+    version_skew: VersionSkew
+    identity: str
+    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., connect_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., seen_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cursors: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., refusal: _Optional[str] = ..., lags: _Optional[_Iterable[_Union[SidecarLag, _Mapping]]] = ..., clock_offset_ms: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[LaneRefusal, _Mapping]]] = ..., version_skew: _Optional[_Union[VersionSkew, str]] = ..., identity: _Optional[str] = ...) -> None: ...
+
+class SidecarLag(_message.Message):
+    __slots__ = ("tenant", "lane", "revisions", "age")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    lane: _resources_pb2.Lane
+    revisions: int
+    age: _duration_pb2.Duration
+    def __init__(self, tenant: _Optional[str] = ..., lane: _Optional[_Union[_resources_pb2.Lane, str]] = ..., revisions: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class LaneRefusal(_message.Message):
+    __slots__ = ("tenant", "lane", "revision", "code", "detail")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    lane: _resources_pb2.Lane
+    revision: int
+    code: str
+    detail: str
+    def __init__(self, tenant: _Optional[str] = ..., lane: _Optional[_Union[_resources_pb2.Lane, str]] = ..., revision: _Optional[int] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class GetRolloutRequest(_message.Message):
+    __slots__ = ("parent", "targets", "seen_within")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_WITHIN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    targets: _containers.RepeatedCompositeFieldContainer[_sync_pb2.Cursor]
+    seen_within: _duration_pb2.Duration
+    def __init__(self, parent: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., seen_within: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class GetRolloutResponse(_message.Message):
+    __slots__ = ("targets", "sidecars", "current", "missing")
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    SIDECARS_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    targets: _containers.RepeatedCompositeFieldContainer[_sync_pb2.Cursor]
+    sidecars: int
+    current: int
+    missing: _containers.RepeatedCompositeFieldContainer[SidecarStatus]
+    def __init__(self, targets: _Optional[_Iterable[_Union[_sync_pb2.Cursor, _Mapping]]] = ..., sidecars: _Optional[int] = ..., current: _Optional[int] = ..., missing: _Optional[_Iterable[_Union[SidecarStatus, _Mapping]]] = ...) -> None: ...
 
 class ListJournalChainsRequest(_message.Message):
     __slots__ = ("sidecar", "page_size", "page_token")

@@ -79,6 +79,11 @@ class AdminServiceStub:
                 request_serializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.SerializeToString,
                 response_deserializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.FromString,
                 _registered_method=True)
+        self.GetRollout = channel.unary_unary(
+                '/sidestep.v1.AdminService/GetRollout',
+                request_serializer=sidestep_dot_v1_dot_admin__pb2.GetRolloutRequest.SerializeToString,
+                response_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRolloutResponse.FromString,
+                _registered_method=True)
         self.ListJournalChains = channel.unary_unary(
                 '/sidestep.v1.AdminService/ListJournalChains',
                 request_serializer=sidestep_dot_v1_dot_admin__pb2.ListJournalChainsRequest.SerializeToString,
@@ -169,6 +174,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRollout(self, request, context):
+        """Has everyone got it? How many sidecars have acknowledged a revision, and who has not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListJournalChains(self, request, context):
         """Chains of the sidecars' journals, as last reported.
         """
@@ -246,6 +258,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListSidecars,
                     request_deserializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.FromString,
                     response_serializer=sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.SerializeToString,
+            ),
+            'GetRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRollout,
+                    request_deserializer=sidestep_dot_v1_dot_admin__pb2.GetRolloutRequest.FromString,
+                    response_serializer=sidestep_dot_v1_dot_admin__pb2.GetRolloutResponse.SerializeToString,
             ),
             'ListJournalChains': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJournalChains,
@@ -494,6 +511,33 @@ class AdminService:
             '/sidestep.v1.AdminService/ListSidecars',
             sidestep_dot_v1_dot_admin__pb2.ListSidecarsRequest.SerializeToString,
             sidestep_dot_v1_dot_admin__pb2.ListSidecarsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidestep.v1.AdminService/GetRollout',
+            sidestep_dot_v1_dot_admin__pb2.GetRolloutRequest.SerializeToString,
+            sidestep_dot_v1_dot_admin__pb2.GetRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sidestep.v1 import resources_pb2 as sidestep_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sidestep/v1/audit.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"\xef\x02\n\nAuditEntry\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\'\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\x15.sidestep.v1.Evidence\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12*\n\x07outcome\x18\x08 \x01(\x0e\x32\x19.sidestep.v1.AuditOutcome\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x15\n\rbefore_digest\x18\n \x01(\x0c\x12\x14\n\x0c\x61\x66ter_digest\x18\x0b \x01(\x0c\x12\'\n\x08revision\x18\x0c \x01(\x0b\x32\x15.sidestep.v1.Revision\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x0e\n\x06ticket\x18\x0e \x01(\t\x12\x0f\n\x07repeats\x18\x0f \x01(\x04\"A\n\x0b\x41uditRecord\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\")\n\tAuditHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"\xc6\x01\n\x17ListAuditEntriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\x12\x13\n\x0bname_prefix\x18\x07 \x01(\t\x12*\n\x07outcome\x18\x08 \x01(\x0e\x32\x19.sidestep.v1.AuditOutcome\"\x84\x01\n\x18ListAuditEntriesResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12$\n\x04head\x18\x03 \x01(\x0b\x32\x16.sidestep.v1.AuditHead\"9\n\x12\x45xportAuditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x66rom_number\x18\x02 \x01(\x04\"f\n\x13\x45xportAuditResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AuditRecord\x12$\n\x04head\x18\x02 \x01(\x0b\x32\x16.sidestep.v1.AuditHead\"\xf8\x03\n\x08Proposal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.sidestep.v1.ProposalState\x12\x10\n\x08proposer\x18\x03 \x01(\t\x12\'\n\x08\x65vidence\x18\x04 \x01(\x0e\x32\x15.sidestep.v1.Evidence\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06ticket\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x03put\x18\t \x01(\x0b\x32\x15.sidestep.v1.ResourceH\x00\x12\x10\n\x06\x64\x65lete\x18\n \x01(\tH\x00\x12\x13\n\x0b\x62\x61se_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06\x64\x65tail\x18\x0c \x01(\t\x12\r\n\x05rules\x18\r \x03(\t\x12\x0f\n\x07\x64\x65\x63ider\x18\x0e \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rdecide_reason\x18\x10 \x01(\t\x12\'\n\x08revision\x18\x11 \x01(\x0b\x32\x15.sidestep.v1.RevisionB\x08\n\x06\x63hange\"y\n\x15\x43reateProposalRequest\x12$\n\x03put\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.ResourceH\x00\x12\x10\n\x06\x64\x65lete\x18\x02 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\tB\x08\n\x06\x63hange\"S\n\x16\x43reateProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\x12\x10\n\x08warnings\x18\x02 \x03(\t\"\"\n\x12GetProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\"c\n\x14ListProposalsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cpending_only\x18\x04 \x01(\x08\"Z\n\x15ListProposalsResponse\x12(\n\tproposals\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Proposal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x16\x41pproveProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"T\n\x17\x41pproveProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\x12\x10\n\x08warnings\x18\x02 \x03(\t\"5\n\x15RejectProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16RejectProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\"7\n\x17WithdrawProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"C\n\x18WithdrawProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal*`\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UDIT_OUTCOME_DONE\x10\x01\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x02*\xbf\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROPOSAL_STATE_PENDING\x10\x01\x12\x1b\n\x17PROPOSAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17PROPOSAL_STATE_REJECTED\x10\x03\x12\x1c\n\x18PROPOSAL_STATE_WITHDRAWN\x10\x04\x12\x1a\n\x16PROPOSAL_STATE_EXPIRED\x10\x05\x32\xc3\x01\n\x0c\x41uditService\x12_\n\x10ListAuditEntries\x12$.sidestep.v1.ListAuditEntriesRequest\x1a%.sidestep.v1.ListAuditEntriesResponse\x12R\n\x0b\x45xportAudit\x12\x1f.sidestep.v1.ExportAuditRequest\x1a .sidestep.v1.ExportAuditResponse0\x01\x32\xb0\x04\n\x0fProposalService\x12Y\n\x0e\x43reateProposal\x12\".sidestep.v1.CreateProposalRequest\x1a#.sidestep.v1.CreateProposalResponse\x12P\n\x0bGetProposal\x12\x1f.sidestep.v1.GetProposalRequest\x1a .sidestep.v1.GetProposalResponse\x12V\n\rListProposals\x12!.sidestep.v1.ListProposalsRequest\x1a\".sidestep.v1.ListProposalsResponse\x12\\\n\x0f\x41pproveProposal\x12#.sidestep.v1.ApproveProposalRequest\x1a$.sidestep.v1.ApproveProposalResponse\x12Y\n\x0eRejectProposal\x12\".sidestep.v1.RejectProposalRequest\x1a#.sidestep.v1.RejectProposalResponse\x12_\n\x10WithdrawProposal\x12$.sidestep.v1.WithdrawProposalRequest\x1a%.sidestep.v1.WithdrawProposalResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sidestep/v1/audit.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"\xef\x02\n\nAuditEntry\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\'\n\x08\x65vidence\x18\x05 \x01(\x0e\x32\x15.sidestep.v1.Evidence\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12*\n\x07outcome\x18\x08 \x01(\x0e\x32\x19.sidestep.v1.AuditOutcome\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x15\n\rbefore_digest\x18\n \x01(\x0c\x12\x14\n\x0c\x61\x66ter_digest\x18\x0b \x01(\x0c\x12\'\n\x08revision\x18\x0c \x01(\x0b\x32\x15.sidestep.v1.Revision\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x0e\n\x06ticket\x18\x0e \x01(\t\x12\x0f\n\x07repeats\x18\x0f \x01(\x04\"A\n\x0b\x41uditRecord\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\")\n\tAuditHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"\xc6\x01\n\x17ListAuditEntriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\x12\x13\n\x0bname_prefix\x18\x07 \x01(\t\x12*\n\x07outcome\x18\x08 \x01(\x0e\x32\x19.sidestep.v1.AuditOutcome\"\x84\x01\n\x18ListAuditEntriesResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12$\n\x04head\x18\x03 \x01(\x0b\x32\x16.sidestep.v1.AuditHead\"9\n\x12\x45xportAuditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x66rom_number\x18\x02 \x01(\x04\"f\n\x13\x45xportAuditResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.sidestep.v1.AuditRecord\x12$\n\x04head\x18\x02 \x01(\x0b\x32\x16.sidestep.v1.AuditHead\"\x8b\x04\n\x08Proposal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.sidestep.v1.ProposalState\x12\x10\n\x08proposer\x18\x03 \x01(\t\x12\'\n\x08\x65vidence\x18\x04 \x01(\x0e\x32\x15.sidestep.v1.Evidence\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06ticket\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x03put\x18\t \x01(\x0b\x32\x15.sidestep.v1.ResourceH\x00\x12\x10\n\x06\x64\x65lete\x18\n \x01(\tH\x00\x12\x11\n\x07\x64ismiss\x18\x12 \x01(\tH\x00\x12\x13\n\x0b\x62\x61se_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06\x64\x65tail\x18\x0c \x01(\t\x12\r\n\x05rules\x18\r \x03(\t\x12\x0f\n\x07\x64\x65\x63ider\x18\x0e \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rdecide_reason\x18\x10 \x01(\t\x12\'\n\x08revision\x18\x11 \x01(\x0b\x32\x15.sidestep.v1.RevisionB\x08\n\x06\x63hange\"\x8c\x01\n\x15\x43reateProposalRequest\x12$\n\x03put\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.ResourceH\x00\x12\x10\n\x06\x64\x65lete\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x64ismiss\x18\x05 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\tB\x08\n\x06\x63hange\"S\n\x16\x43reateProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\x12\x10\n\x08warnings\x18\x02 \x03(\t\"\"\n\x12GetProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\"c\n\x14ListProposalsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cpending_only\x18\x04 \x01(\x08\"Z\n\x15ListProposalsResponse\x12(\n\tproposals\x18\x01 \x03(\x0b\x32\x15.sidestep.v1.Proposal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x16\x41pproveProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"T\n\x17\x41pproveProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\x12\x10\n\x08warnings\x18\x02 \x03(\t\"5\n\x15RejectProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16RejectProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal\"7\n\x17WithdrawProposalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"C\n\x18WithdrawProposalResponse\x12\'\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.sidestep.v1.Proposal*`\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UDIT_OUTCOME_DONE\x10\x01\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x02*\xbf\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROPOSAL_STATE_PENDING\x10\x01\x12\x1b\n\x17PROPOSAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17PROPOSAL_STATE_REJECTED\x10\x03\x12\x1c\n\x18PROPOSAL_STATE_WITHDRAWN\x10\x04\x12\x1a\n\x16PROPOSAL_STATE_EXPIRED\x10\x05\x32\xc3\x01\n\x0c\x41uditService\x12_\n\x10ListAuditEntries\x12$.sidestep.v1.ListAuditEntriesRequest\x1a%.sidestep.v1.ListAuditEntriesResponse\x12R\n\x0b\x45xportAudit\x12\x1f.sidestep.v1.ExportAuditRequest\x1a .sidestep.v1.ExportAuditResponse0\x01\x32\xb0\x04\n\x0fProposalService\x12Y\n\x0e\x43reateProposal\x12\".sidestep.v1.CreateProposalRequest\x1a#.sidestep.v1.CreateProposalResponse\x12P\n\x0bGetProposal\x12\x1f.sidestep.v1.GetProposalRequest\x1a .sidestep.v1.GetProposalResponse\x12V\n\rListProposals\x12!.sidestep.v1.ListProposalsRequest\x1a\".sidestep.v1.ListProposalsResponse\x12\\\n\x0f\x41pproveProposal\x12#.sidestep.v1.ApproveProposalRequest\x1a$.sidestep.v1.ApproveProposalResponse\x12Y\n\x0eRejectProposal\x12\".sidestep.v1.RejectProposalRequest\x1a#.sidestep.v1.RejectProposalResponse\x12_\n\x10WithdrawProposal\x12$.sidestep.v1.WithdrawProposalRequest\x1a%.sidestep.v1.WithdrawProposalResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidestep.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDITOUTCOME']._serialized_start=2479
-  _globals['_AUDITOUTCOME']._serialized_end=2575
-  _globals['_PROPOSALSTATE']._serialized_start=2578
-  _globals['_PROPOSALSTATE']._serialized_end=2769
+  _globals['_AUDITOUTCOME']._serialized_start=2518
+  _globals['_AUDITOUTCOME']._serialized_end=2614
+  _globals['_PROPOSALSTATE']._serialized_start=2617
+  _globals['_PROPOSALSTATE']._serialized_end=2808
   _globals['_AUDITENTRY']._serialized_start=103
   _globals['_AUDITENTRY']._serialized_end=470
   _globals['_AUDITRECORD']._serialized_start=472
@@ -52,33 +52,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTAUDITRESPONSE']._serialized_start=977
   _globals['_EXPORTAUDITRESPONSE']._serialized_end=1079
   _globals['_PROPOSAL']._serialized_start=1082
-  _globals['_PROPOSAL']._serialized_end=1586
-  _globals['_CREATEPROPOSALREQUEST']._serialized_start=1588
-  _globals['_CREATEPROPOSALREQUEST']._serialized_end=1709
-  _globals['_CREATEPROPOSALRESPONSE']._serialized_start=1711
-  _globals['_CREATEPROPOSALRESPONSE']._serialized_end=1794
-  _globals['_GETPROPOSALREQUEST']._serialized_start=1796
-  _globals['_GETPROPOSALREQUEST']._serialized_end=1830
-  _globals['_GETPROPOSALRESPONSE']._serialized_start=1832
-  _globals['_GETPROPOSALRESPONSE']._serialized_end=1894
-  _globals['_LISTPROPOSALSREQUEST']._serialized_start=1896
-  _globals['_LISTPROPOSALSREQUEST']._serialized_end=1995
-  _globals['_LISTPROPOSALSRESPONSE']._serialized_start=1997
-  _globals['_LISTPROPOSALSRESPONSE']._serialized_end=2087
-  _globals['_APPROVEPROPOSALREQUEST']._serialized_start=2089
-  _globals['_APPROVEPROPOSALREQUEST']._serialized_end=2143
-  _globals['_APPROVEPROPOSALRESPONSE']._serialized_start=2145
-  _globals['_APPROVEPROPOSALRESPONSE']._serialized_end=2229
-  _globals['_REJECTPROPOSALREQUEST']._serialized_start=2231
-  _globals['_REJECTPROPOSALREQUEST']._serialized_end=2284
-  _globals['_REJECTPROPOSALRESPONSE']._serialized_start=2286
-  _globals['_REJECTPROPOSALRESPONSE']._serialized_end=2351
-  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_start=2353
-  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_end=2408
-  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_start=2410
-  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_end=2477
-  _globals['_AUDITSERVICE']._serialized_start=2772
-  _globals['_AUDITSERVICE']._serialized_end=2967
-  _globals['_PROPOSALSERVICE']._serialized_start=2970
-  _globals['_PROPOSALSERVICE']._serialized_end=3530
+  _globals['_PROPOSAL']._serialized_end=1605
+  _globals['_CREATEPROPOSALREQUEST']._serialized_start=1608
+  _globals['_CREATEPROPOSALREQUEST']._serialized_end=1748
+  _globals['_CREATEPROPOSALRESPONSE']._serialized_start=1750
+  _globals['_CREATEPROPOSALRESPONSE']._serialized_end=1833
+  _globals['_GETPROPOSALREQUEST']._serialized_start=1835
+  _globals['_GETPROPOSALREQUEST']._serialized_end=1869
+  _globals['_GETPROPOSALRESPONSE']._serialized_start=1871
+  _globals['_GETPROPOSALRESPONSE']._serialized_end=1933
+  _globals['_LISTPROPOSALSREQUEST']._serialized_start=1935
+  _globals['_LISTPROPOSALSREQUEST']._serialized_end=2034
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_start=2036
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_end=2126
+  _globals['_APPROVEPROPOSALREQUEST']._serialized_start=2128
+  _globals['_APPROVEPROPOSALREQUEST']._serialized_end=2182
+  _globals['_APPROVEPROPOSALRESPONSE']._serialized_start=2184
+  _globals['_APPROVEPROPOSALRESPONSE']._serialized_end=2268
+  _globals['_REJECTPROPOSALREQUEST']._serialized_start=2270
+  _globals['_REJECTPROPOSALREQUEST']._serialized_end=2323
+  _globals['_REJECTPROPOSALRESPONSE']._serialized_start=2325
+  _globals['_REJECTPROPOSALRESPONSE']._serialized_end=2390
+  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_start=2392
+  _globals['_WITHDRAWPROPOSALREQUEST']._serialized_end=2447
+  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_start=2449
+  _globals['_WITHDRAWPROPOSALRESPONSE']._serialized_end=2516
+  _globals['_AUDITSERVICE']._serialized_start=2811
+  _globals['_AUDITSERVICE']._serialized_end=3006
+  _globals['_PROPOSALSERVICE']._serialized_start=3009
+  _globals['_PROPOSALSERVICE']._serialized_end=3569
 # @@protoc_insertion_point(module_scope)

@@ -134,7 +134,7 @@ class ExportAuditResponse(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[AuditRecord, _Mapping]]] = ..., head: _Optional[_Union[AuditHead, _Mapping]] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("name", "state", "proposer", "evidence", "reason", "ticket", "create_time", "expire_time", "put", "delete", "base_digest", "detail", "rules", "decider", "decide_time", "decide_reason", "revision")
+    __slots__ = ("name", "state", "proposer", "evidence", "reason", "ticket", "create_time", "expire_time", "put", "delete", "dismiss", "base_digest", "detail", "rules", "decider", "decide_time", "decide_reason", "revision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PROPOSER_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Proposal(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
+    DISMISS_FIELD_NUMBER: _ClassVar[int]
     BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +163,7 @@ class Proposal(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     put: _resources_pb2.Resource
     delete: str
+    dismiss: str
     base_digest: bytes
     detail: str
     rules: _containers.RepeatedScalarFieldContainer[str]
@@ -169,19 +171,21 @@ class Proposal(_message.Message):
     decide_time: _timestamp_pb2.Timestamp
     decide_reason: str
     revision: _resources_pb2.Revision
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ProposalState, str]] = ..., proposer: _Optional[str] = ..., evidence: _Optional[_Union[_resources_pb2.Evidence, str]] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., put: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., delete: _Optional[str] = ..., base_digest: _Optional[bytes] = ..., detail: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., decider: _Optional[str] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decide_reason: _Optional[str] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ProposalState, str]] = ..., proposer: _Optional[str] = ..., evidence: _Optional[_Union[_resources_pb2.Evidence, str]] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., put: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., delete: _Optional[str] = ..., dismiss: _Optional[str] = ..., base_digest: _Optional[bytes] = ..., detail: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., decider: _Optional[str] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decide_reason: _Optional[str] = ..., revision: _Optional[_Union[_resources_pb2.Revision, _Mapping]] = ...) -> None: ...
 
 class CreateProposalRequest(_message.Message):
-    __slots__ = ("put", "delete", "reason", "ticket")
+    __slots__ = ("put", "delete", "dismiss", "reason", "ticket")
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
+    DISMISS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     put: _resources_pb2.Resource
     delete: str
+    dismiss: str
     reason: str
     ticket: str
-    def __init__(self, put: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., delete: _Optional[str] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
+    def __init__(self, put: _Optional[_Union[_resources_pb2.Resource, _Mapping]] = ..., delete: _Optional[str] = ..., dismiss: _Optional[str] = ..., reason: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class CreateProposalResponse(_message.Message):
     __slots__ = ("proposal", "warnings")

@@ -343,7 +343,7 @@ class SuspectDevice(_message.Message):
     def __init__(self, device: _Optional[str] = ..., guard: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Subject(_message.Message):
-    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "sim_change_time", "authenticator_change_time", "strong_authentication_time", "suspects")
+    __slots__ = ("name", "state", "roles", "methods", "recover_time", "failed_attempts", "update_time", "sim_change_time", "authenticator_change_time", "strong_authentication_time", "device_register_time", "suspects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROLES_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +354,7 @@ class Subject(_message.Message):
     SIM_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATOR_CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
     STRONG_AUTHENTICATION_TIME_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_REGISTER_TIME_FIELD_NUMBER: _ClassVar[int]
     SUSPECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: SubjectState
@@ -365,8 +366,9 @@ class Subject(_message.Message):
     sim_change_time: _timestamp_pb2.Timestamp
     authenticator_change_time: _timestamp_pb2.Timestamp
     strong_authentication_time: _timestamp_pb2.Timestamp
+    device_register_time: _timestamp_pb2.Timestamp
     suspects: _containers.RepeatedCompositeFieldContainer[SuspectDevice]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sim_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authenticator_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[SubjectState, str]] = ..., roles: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[str]] = ..., recover_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failed_attempts: _Optional[int] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sim_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., authenticator_change_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., strong_authentication_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., device_register_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., suspects: _Optional[_Iterable[_Union[SuspectDevice, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("name", "subject", "components", "versions", "key_id", "jkt", "create_time", "validate_time", "authentications", "fingerprint")
@@ -566,7 +568,7 @@ class ChangeControl(_message.Message):
     def __init__(self, policies: _Optional[bool] = ..., keys: _Optional[bool] = ..., settings: _Optional[bool] = ..., posture: _Optional[bool] = ..., kill_switch: _Optional[bool] = ..., blocks: _Optional[bool] = ..., proposal_lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "cool_off", "rate_limits", "change_control", "breakers")
+    __slots__ = ("name", "acr_edges", "issuers", "methods", "fingerprint", "min_similarity", "top_requirement", "risk_ceiling", "clock_skew", "update_time", "grant_classes", "cool_off", "rate_limits", "change_control", "breakers", "device_register_within")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACR_EDGES_FIELD_NUMBER: _ClassVar[int]
     ISSUERS_FIELD_NUMBER: _ClassVar[int]
@@ -582,6 +584,7 @@ class Settings(_message.Message):
     RATE_LIMITS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_CONTROL_FIELD_NUMBER: _ClassVar[int]
     BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_REGISTER_WITHIN_FIELD_NUMBER: _ClassVar[int]
     name: str
     acr_edges: _containers.RepeatedCompositeFieldContainer[AcrEdge]
     issuers: _containers.RepeatedCompositeFieldContainer[Issuer]
@@ -597,7 +600,8 @@ class Settings(_message.Message):
     rate_limits: RateLimits
     change_control: ChangeControl
     breakers: _containers.RepeatedCompositeFieldContainer[ClassBreaker]
-    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., cool_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rate_limits: _Optional[_Union[RateLimits, _Mapping]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ...) -> None: ...
+    device_register_within: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., acr_edges: _Optional[_Iterable[_Union[AcrEdge, _Mapping]]] = ..., issuers: _Optional[_Iterable[_Union[Issuer, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[_Iterable[_Union[FingerprintComponent, _Mapping]]] = ..., min_similarity: _Optional[float] = ..., top_requirement: _Optional[_Union[Requirement, _Mapping]] = ..., risk_ceiling: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant_classes: _Optional[_Iterable[_Union[GrantClass, _Mapping]]] = ..., cool_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rate_limits: _Optional[_Union[RateLimits, _Mapping]] = ..., change_control: _Optional[_Union[ChangeControl, _Mapping]] = ..., breakers: _Optional[_Iterable[_Union[ClassBreaker, _Mapping]]] = ..., device_register_within: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Signal(_message.Message):
     __slots__ = ("name", "kind", "value", "source", "score", "confidence", "expire_time")

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sidestep.v1 import resources_pb2 as sidestep_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sidestep/v1/sync.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"j\n\x06\x43ursor\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"\xe4\x01\n\x0bSyncRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.sidestep.v1.HelloH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.sidestep.v1.AckH\x00\x12\'\n\x07refusal\x18\x03 \x01(\x0b\x32\x14.sidestep.v1.RefusalH\x00\x12!\n\x04ping\x18\x04 \x01(\x0b\x32\x11.sidestep.v1.PingH\x00\x12\x38\n\x10snapshot_request\x18\x05 \x01(\x0b\x32\x1c.sidestep.v1.SnapshotRequestH\x00\x42\t\n\x07message\"a\n\x05Hello\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x13.sidestep.v1.Cursor\"H\n\x03\x41\x63k\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x12\n\x05\x63hunk\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_chunk\"^\n\x07Refusal\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"R\n\x0fSnapshotRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd6\x02\n\x0cSyncResponse\x12+\n\theartbeat\x18\x01 \x01(\x0b\x32\x16.sidestep.v1.HeartbeatH\x00\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\x0cH\x00\x12:\n\x11snapshot_required\x18\x03 \x01(\x0b\x32\x1d.sidestep.v1.SnapshotRequiredH\x00\x12\x34\n\x0esnapshot_offer\x18\x04 \x01(\x0b\x32\x1a.sidestep.v1.SnapshotOfferH\x00\x12\x34\n\x0esnapshot_chunk\x18\x05 \x01(\x0b\x32\x1a.sidestep.v1.SnapshotChunkH\x00\x12\x30\n\x0csnapshot_end\x18\x06 \x01(\x0b\x32\x18.sidestep.v1.SnapshotEndH\x00\x12#\n\x05scope\x18\x07 \x01(\x0b\x32\x12.sidestep.v1.ScopeH\x00\x42\t\n\x07message\"\x18\n\x05Scope\x12\x0f\n\x07tenants\x18\x01 \x03(\t\"\xd9\x01\n\x05\x44\x65lta\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0fprevious_digest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12/\n\x0b\x63ommit_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x63hanges\x18\x08 \x03(\x0b\x32\x13.sidestep.v1.Change\"o\n\x06\x43hange\x12+\n\ncollection\x18\x01 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x05value\x18\x03 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65leted\x18\x04 \x01(\x08H\x00\x42\x08\n\x06\x63hange\"o\n\tHeartbeat\x12\"\n\x05heads\x18\x01 \x03(\x0b\x32\x13.sidestep.v1.Cursor\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05nonce\x18\x03 \x01(\x04\"S\n\x10SnapshotRequired\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\x0e\n\x06reason\x18\x03 \x01(\t\"h\n\rSnapshotOffer\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x12\n\ndigest_key\x18\x04 \x01(\x0c\"`\n\rSnapshotChunk\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"?\n\x0fSnapshotRecords\x12,\n\x07records\x18\x01 \x03(\x0b\x32\x1b.sidestep.v1.SnapshotRecord\"X\n\x0eSnapshotRecord\x12+\n\ncollection\x18\x01 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\"B\n\x0bSnapshotEnd\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\r2N\n\x0bSyncService\x12?\n\x04Sync\x12\x18.sidestep.v1.SyncRequest\x1a\x19.sidestep.v1.SyncResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sidestep/v1/sync.proto\x12\x0bsidestep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsidestep/v1/resources.proto\"j\n\x06\x43ursor\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"\xe4\x01\n\x0bSyncRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.sidestep.v1.HelloH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.sidestep.v1.AckH\x00\x12\'\n\x07refusal\x18\x03 \x01(\x0b\x32\x14.sidestep.v1.RefusalH\x00\x12!\n\x04ping\x18\x04 \x01(\x0b\x32\x11.sidestep.v1.PingH\x00\x12\x38\n\x10snapshot_request\x18\x05 \x01(\x0b\x32\x1c.sidestep.v1.SnapshotRequestH\x00\x42\t\n\x07message\"\x94\x01\n\x05Hello\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12$\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x13.sidestep.v1.Cursor\x12\r\n\x05nonce\x18\x10 \x01(\x06\x12\"\n\x05marks\x18\x11 \x03(\x0b\x32\x13.sidestep.v1.Cursor\"H\n\x03\x41\x63k\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x12\n\x05\x63hunk\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_chunk\"^\n\x07Refusal\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"G\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x1c\n\x0f\x63lock_offset_ms\x18\x02 \x01(\x12H\x00\x88\x01\x01\x42\x12\n\x10_clock_offset_ms\"s\n\x0fSnapshotRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08revision\x18\x05 \x01(\x04\"\x81\x03\n\x0cSyncResponse\x12+\n\theartbeat\x18\x01 \x01(\x0b\x32\x16.sidestep.v1.HeartbeatH\x00\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\x0cH\x00\x12:\n\x11snapshot_required\x18\x03 \x01(\x0b\x32\x1d.sidestep.v1.SnapshotRequiredH\x00\x12\x34\n\x0esnapshot_offer\x18\x04 \x01(\x0b\x32\x1a.sidestep.v1.SnapshotOfferH\x00\x12\x34\n\x0esnapshot_chunk\x18\x05 \x01(\x0b\x32\x1a.sidestep.v1.SnapshotChunkH\x00\x12\x30\n\x0csnapshot_end\x18\x06 \x01(\x0b\x32\x18.sidestep.v1.SnapshotEndH\x00\x12#\n\x05scope\x18\x07 \x01(\x0b\x32\x12.sidestep.v1.ScopeH\x00\x12)\n\tsignature\x18\x08 \x01(\x0b\x32\x16.sidestep.v1.SignatureB\t\n\x07message\"\x84\x01\n\x0eSignedResponse\x12\x11\n\theartbeat\x18\x01 \x01(\x0c\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x0c\x12\x16\n\x0esnapshot_offer\x18\x04 \x01(\x0c\x12\r\n\x05scope\x18\x07 \x01(\x0c\x12)\n\tsignature\x18\x08 \x01(\x0b\x32\x16.sidestep.v1.Signature\".\n\tSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"7\n\x05Scope\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\r\n\x05nonce\x18\x02 \x01(\x06\x12\x0e\n\x06number\x18\x03 \x01(\r\"\xd9\x01\n\x05\x44\x65lta\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0fprevious_digest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12/\n\x0b\x63ommit_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x63hanges\x18\x08 \x03(\x0b\x32\x13.sidestep.v1.Change\"o\n\x06\x43hange\x12+\n\ncollection\x18\x01 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x05value\x18\x03 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65leted\x18\x04 \x01(\x08H\x00\x42\x08\n\x06\x63hange\"o\n\tHeartbeat\x12\"\n\x05heads\x18\x01 \x03(\x0b\x32\x13.sidestep.v1.Cursor\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05nonce\x18\x03 \x01(\x04\"S\n\x10SnapshotRequired\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x90\x01\n\rSnapshotOffer\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0f\n\x07records\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x12\n\ndigest_key\x18\x04 \x01(\x0c\x12\x16\n\x0epayload_sha256\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x06 \x01(\r\"`\n\rSnapshotChunk\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x1f\n\x04lane\x18\x02 \x01(\x0e\x32\x11.sidestep.v1.Lane\x12\r\n\x05\x63hunk\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"?\n\x0fSnapshotRecords\x12,\n\x07records\x18\x01 \x03(\x0b\x32\x1b.sidestep.v1.SnapshotRecord\"X\n\x0eSnapshotRecord\x12+\n\ncollection\x18\x01 \x01(\x0e\x32\x17.sidestep.v1.Collection\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\"B\n\x0bSnapshotEnd\x12#\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x13.sidestep.v1.Cursor\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\r2N\n\x0bSyncService\x12?\n\x04Sync\x12\x18.sidestep.v1.SyncRequest\x1a\x19.sidestep.v1.SyncResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +37,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CURSOR']._serialized_end=207
   _globals['_SYNCREQUEST']._serialized_start=210
   _globals['_SYNCREQUEST']._serialized_end=438
-  _globals['_HELLO']._serialized_start=440
-  _globals['_HELLO']._serialized_end=537
-  _globals['_ACK']._serialized_start=539
-  _globals['_ACK']._serialized_end=611
-  _globals['_REFUSAL']._serialized_start=613
-  _globals['_REFUSAL']._serialized_end=707
-  _globals['_PING']._serialized_start=709
-  _globals['_PING']._serialized_end=730
-  _globals['_SNAPSHOTREQUEST']._serialized_start=732
-  _globals['_SNAPSHOTREQUEST']._serialized_end=814
-  _globals['_SYNCRESPONSE']._serialized_start=817
-  _globals['_SYNCRESPONSE']._serialized_end=1159
-  _globals['_SCOPE']._serialized_start=1161
-  _globals['_SCOPE']._serialized_end=1185
-  _globals['_DELTA']._serialized_start=1188
-  _globals['_DELTA']._serialized_end=1405
-  _globals['_CHANGE']._serialized_start=1407
-  _globals['_CHANGE']._serialized_end=1518
-  _globals['_HEARTBEAT']._serialized_start=1520
-  _globals['_HEARTBEAT']._serialized_end=1631
-  _globals['_SNAPSHOTREQUIRED']._serialized_start=1633
-  _globals['_SNAPSHOTREQUIRED']._serialized_end=1716
-  _globals['_SNAPSHOTOFFER']._serialized_start=1718
-  _globals['_SNAPSHOTOFFER']._serialized_end=1822
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1824
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1920
-  _globals['_SNAPSHOTRECORDS']._serialized_start=1922
-  _globals['_SNAPSHOTRECORDS']._serialized_end=1985
-  _globals['_SNAPSHOTRECORD']._serialized_start=1987
-  _globals['_SNAPSHOTRECORD']._serialized_end=2075
-  _globals['_SNAPSHOTEND']._serialized_start=2077
-  _globals['_SNAPSHOTEND']._serialized_end=2143
-  _globals['_SYNCSERVICE']._serialized_start=2145
-  _globals['_SYNCSERVICE']._serialized_end=2223
+  _globals['_HELLO']._serialized_start=441
+  _globals['_HELLO']._serialized_end=589
+  _globals['_ACK']._serialized_start=591
+  _globals['_ACK']._serialized_end=663
+  _globals['_REFUSAL']._serialized_start=665
+  _globals['_REFUSAL']._serialized_end=759
+  _globals['_PING']._serialized_start=761
+  _globals['_PING']._serialized_end=832
+  _globals['_SNAPSHOTREQUEST']._serialized_start=834
+  _globals['_SNAPSHOTREQUEST']._serialized_end=949
+  _globals['_SYNCRESPONSE']._serialized_start=952
+  _globals['_SYNCRESPONSE']._serialized_end=1337
+  _globals['_SIGNEDRESPONSE']._serialized_start=1340
+  _globals['_SIGNEDRESPONSE']._serialized_end=1472
+  _globals['_SIGNATURE']._serialized_start=1474
+  _globals['_SIGNATURE']._serialized_end=1520
+  _globals['_SCOPE']._serialized_start=1522
+  _globals['_SCOPE']._serialized_end=1577
+  _globals['_DELTA']._serialized_start=1580
+  _globals['_DELTA']._serialized_end=1797
+  _globals['_CHANGE']._serialized_start=1799
+  _globals['_CHANGE']._serialized_end=1910
+  _globals['_HEARTBEAT']._serialized_start=1912
+  _globals['_HEARTBEAT']._serialized_end=2023
+  _globals['_SNAPSHOTREQUIRED']._serialized_start=2025
+  _globals['_SNAPSHOTREQUIRED']._serialized_end=2108
+  _globals['_SNAPSHOTOFFER']._serialized_start=2111
+  _globals['_SNAPSHOTOFFER']._serialized_end=2255
+  _globals['_SNAPSHOTCHUNK']._serialized_start=2257
+  _globals['_SNAPSHOTCHUNK']._serialized_end=2353
+  _globals['_SNAPSHOTRECORDS']._serialized_start=2355
+  _globals['_SNAPSHOTRECORDS']._serialized_end=2418
+  _globals['_SNAPSHOTRECORD']._serialized_start=2420
+  _globals['_SNAPSHOTRECORD']._serialized_end=2508
+  _globals['_SNAPSHOTEND']._serialized_start=2510
+  _globals['_SNAPSHOTEND']._serialized_end=2576
+  _globals['_SYNCSERVICE']._serialized_start=2578
+  _globals['_SYNCSERVICE']._serialized_end=2656
 # @@protoc_insertion_point(module_scope)

@@ -39,16 +39,20 @@ class SyncRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., snapshot_request: _Optional[_Union[SnapshotRequest, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("sidecar", "instance", "version", "cursors")
+    __slots__ = ("sidecar", "instance", "version", "cursors", "nonce", "marks")
     SIDECAR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CURSORS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
     sidecar: str
     instance: str
     version: str
     cursors: _containers.RepeatedCompositeFieldContainer[Cursor]
-    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ...) -> None: ...
+    nonce: int
+    marks: _containers.RepeatedCompositeFieldContainer[Cursor]
+    def __init__(self, sidecar: _Optional[str] = ..., instance: _Optional[str] = ..., version: _Optional[str] = ..., cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ..., nonce: _Optional[int] = ..., marks: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("cursor", "chunk")
@@ -71,23 +75,29 @@ class Refusal(_message.Message):
     def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ..., revision: _Optional[int] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Ping(_message.Message):
-    __slots__ = ("nonce",)
+    __slots__ = ("nonce", "clock_offset_ms")
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     nonce: int
-    def __init__(self, nonce: _Optional[int] = ...) -> None: ...
+    clock_offset_ms: int
+    def __init__(self, nonce: _Optional[int] = ..., clock_offset_ms: _Optional[int] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
-    __slots__ = ("tenant", "lane", "reason")
+    __slots__ = ("tenant", "lane", "reason", "epoch", "revision")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     lane: _resources_pb2.Lane
     reason: str
-    def __init__(self, tenant: _Optional[str] = ..., lane: _Optional[_Union[_resources_pb2.Lane, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    epoch: int
+    revision: int
+    def __init__(self, tenant: _Optional[str] = ..., lane: _Optional[_Union[_resources_pb2.Lane, str]] = ..., reason: _Optional[str] = ..., epoch: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("heartbeat", "delta", "snapshot_required", "snapshot_offer", "snapshot_chunk", "snapshot_end", "scope")
+    __slots__ = ("heartbeat", "delta", "snapshot_required", "snapshot_offer", "snapshot_chunk", "snapshot_end", "scope", "signature")
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_REQUIRED_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +105,7 @@ class SyncResponse(_message.Message):
     SNAPSHOT_CHUNK_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_END_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     heartbeat: Heartbeat
     delta: bytes
     snapshot_required: SnapshotRequired
@@ -102,13 +113,40 @@ class SyncResponse(_message.Message):
     snapshot_chunk: SnapshotChunk
     snapshot_end: SnapshotEnd
     scope: Scope
-    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., delta: _Optional[bytes] = ..., snapshot_required: _Optional[_Union[SnapshotRequired, _Mapping]] = ..., snapshot_offer: _Optional[_Union[SnapshotOffer, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ...) -> None: ...
+    signature: Signature
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., delta: _Optional[bytes] = ..., snapshot_required: _Optional[_Union[SnapshotRequired, _Mapping]] = ..., snapshot_offer: _Optional[_Union[SnapshotOffer, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
+
+class SignedResponse(_message.Message):
+    __slots__ = ("heartbeat", "delta", "snapshot_offer", "scope", "signature")
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_OFFER_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    heartbeat: bytes
+    delta: bytes
+    snapshot_offer: bytes
+    scope: bytes
+    signature: Signature
+    def __init__(self, heartbeat: _Optional[bytes] = ..., delta: _Optional[bytes] = ..., snapshot_offer: _Optional[bytes] = ..., scope: _Optional[bytes] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("key_id", "signature")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    signature: bytes
+    def __init__(self, key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Scope(_message.Message):
-    __slots__ = ("tenants",)
+    __slots__ = ("tenants", "nonce", "number")
     TENANTS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     tenants: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tenants: _Optional[_Iterable[str]] = ...) -> None: ...
+    nonce: int
+    number: int
+    def __init__(self, tenants: _Optional[_Iterable[str]] = ..., nonce: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("tenant", "lane", "epoch", "revision", "previous_digest", "digest", "commit_time", "changes")
@@ -163,16 +201,20 @@ class SnapshotRequired(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., lane: _Optional[_Union[_resources_pb2.Lane, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SnapshotOffer(_message.Message):
-    __slots__ = ("cursor", "records", "bytes", "digest_key")
+    __slots__ = ("cursor", "records", "bytes", "digest_key", "payload_sha256", "chunks")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_KEY_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     cursor: Cursor
     records: int
     bytes: int
     digest_key: bytes
-    def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ..., records: _Optional[int] = ..., bytes: _Optional[int] = ..., digest_key: _Optional[bytes] = ...) -> None: ...
+    payload_sha256: bytes
+    chunks: int
+    def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ..., records: _Optional[int] = ..., bytes: _Optional[int] = ..., digest_key: _Optional[bytes] = ..., payload_sha256: _Optional[bytes] = ..., chunks: _Optional[int] = ...) -> None: ...
 
 class SnapshotChunk(_message.Message):
     __slots__ = ("tenant", "lane", "chunk", "payload")

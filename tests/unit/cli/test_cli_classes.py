@@ -44,6 +44,19 @@ def test_without_a_breaker_it_is_active_again_at_once(sidestep: Sidestep) -> Non
     assert state(sidestep, "staff")["state"] == "CLASS_STATE_ACTIVE"
 
 
+def test_two_people_resume_a_class_where_one_may_not_undo_the_kill_switch(sidestep: Sidestep) -> None:
+    controlled = SETTINGS + "  changeControl: {killSwitch: true}\n"
+    sidestep("settings", "put", sidestep.file("settings.yaml", controlled))
+    sidestep("class", "suspend", "default", "--reason", "x")
+    assert "propose it" in sidestep("class", "resume", "default", "--reason", "y", code=1)
+    proposed = sidestep.json("--actor", "ann", "class", "resume", "default", "--reason", "y", "--propose")["proposal"]
+    assert (proposed["reason"], proposed["rules"]) == ("y", ["change_control.kill_switch"])
+    sidestep("--actor", "ben", "proposal", "approve", proposed["name"].rpartition("/")[2])
+    # Nobody was verified, and that is said.
+    assert "only said" in sidestep.stderr
+    assert state(sidestep)["state"] == "CLASS_STATE_REOPENING"
+
+
 def test_what_is_not_suspended_is_not_resumed(sidestep: Sidestep) -> None:
     assert "is not suspended" in sidestep("class", "resume", "default", "--reason", "y", code=1)
 

@@ -102,7 +102,7 @@ def test_revoke_answers_with_the_revision_as_data(sidestep: Sidestep) -> None:
     revoked = sidestep.json("grant", "revoke", "g1", "--reason", "left")
     assert revoked["revision"] == {"epoch": "1", "revision": "2"}
     assert revoked["grant"]["state"] == "GRANT_STATE_REVOKED"
-    assert set(revoked) == {"grant", "revision"}
+    assert set(revoked) == {"grant", "revision", "warnings"}
 
 
 def test_device_life(sidestep: Sidestep) -> None:

@@ -137,20 +137,185 @@ def test_change_control_cannot_be_weakened_alone_whatever_it_guards(rule: str) -
     assert rules(Collection.SETTINGS, settings(**{rule: True}), shorter, control) == others
 
 
+def bounded(class_id: str, **bounds: Any) -> pb.GrantClass:
+    """A class of two approvals, unless it is said otherwise."""
+    stated: dict[str, Any] = {
+        "approvals": 2,
+        "ceiling": pb.Requirement(acr="nist-aal2", max_age=Duration(seconds=3600)),
+        "max_validity": Duration(seconds=86_400),
+        "review_every": Duration(seconds=86_400),
+        "scopes": ["GRANT_SCOPE_SUBJECT", "GRANT_SCOPE_DEVICE"],
+        "ticket_required": True,
+    }
+    return pb.GrantClass(id=class_id, **{**stated, **bounds})
+
+
 @pytest.mark.parametrize(
     ("approvals", "guarded_change"),
-    [([2], False), ([3], False), ([1], True), ([0], True), ([], True), ([2, 0], False)],
+    # A class besides it that wants fewer would be a way round it.
+    [([2], False), ([3], False), ([1], True), ([0], True), ([], True), ([2, 0], True), ([2, 1], True), ([2, 2], False)],
 )
 def test_the_approvals_of_a_grant_class_cannot_be_lowered_alone(approvals: list[int], guarded_change: bool) -> None:
     def classes(*wanted: int) -> pb.Settings:
         record = settings(posture=True)
         for index, number in enumerate(wanted):
-            record.grant_classes.add(id=f"c{index}", approvals=number)
+            record.grant_classes.append(bounded(f"c{index}", approvals=number))
         return record
 
     expected = ["change_control"] if guarded_change else []
     assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl(posture=True)) == expected
     assert rules(Collection.SETTINGS, classes(2), classes(*approvals), pb.ChangeControl()) == []
+
+
+LONGER, SHORTER = Duration(seconds=172_800), Duration(seconds=1800)
+UP = pb.Requirement(acr="nist-aal3", max_age=Duration(seconds=3600))
+SOONER = pb.Requirement(acr="nist-aal2", max_age=SHORTER)
+DOWN = pb.Requirement(acr="nist-aal1", max_age=Duration(seconds=7200))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "looser"),
+    [
+        ({"ceiling": UP}, True),
+        ({"ceiling": SOONER}, True),
+        ({"ceiling": DOWN}, False),
+        ({"max_validity": LONGER}, True),
+        ({"max_validity": SHORTER}, False),
+        ({"review_every": LONGER}, True),
+        ({"review_every": None}, True),
+        ({"review_every": SHORTER}, False),
+        ({"ticket_required": False}, True),
+        ({"budget_required": True, "condition_required": True}, False),
+        ({"scopes": []}, True),
+        ({"scopes": ["GRANT_SCOPE_ROLE"]}, True),
+        ({"scopes": ["GRANT_SCOPE_DEVICE"]}, False),
+        ({"approvals": 1}, True),
+    ],
+)
+def test_one_person_only_tightens_what_bounds_grants(bounds: dict[str, Any], looser: bool) -> None:
+    before, changed, added = settings(keys=True), settings(keys=True), settings(keys=True)
+    before.grant_classes.append(bounded("default"))
+    changed.grant_classes.append(bounded("default", **bounds))
+    added.grant_classes.extend([bounded("default"), bounded("other", **bounds)])
+    for after in (changed, added):
+        assert rules(Collection.SETTINGS, before, after, pb.ChangeControl(keys=True)) == ["change_control"] * looser
+        # Without change control, one person may.
+        assert rules(Collection.SETTINGS, before, after, pb.ChangeControl()) == []
+
+
+def test_classes_of_grants_begin_alone_and_do_not_end_alone() -> None:
+    none, one, covering = settings(keys=True), settings(keys=True), settings(keys=True)
+    one.grant_classes.append(bounded("default", approvals=0))
+    control = pb.ChangeControl(keys=True)
+    assert rules(Collection.SETTINGS, none, one, control) == []
+    assert rules(Collection.SETTINGS, one, none, control) == ["change_control"]
+    # What a ceiling covers also changes with the order of the levels.
+    covering.CopyFrom(one)
+    covering.acr_edges.add(higher="nist-aal2", lower="phrh")
+    assert rules(Collection.SETTINGS, one, covering, control) == ["change_control"]
+    assert rules(Collection.SETTINGS, covering, one, control) == []
+
+
+def test_a_class_that_is_not_understood_stands_in_nobodys_way_and_is_not_changed_alone() -> None:
+    before, other, changed = settings(keys=True), settings(keys=True, posture=True), settings(keys=True)
+    for record, scopes in ((before, [99]), (other, [99]), (changed, [98])):
+        record.grant_classes.append(bounded("default", scopes=scopes))
+    control = pb.ChangeControl(keys=True)
+    assert rules(Collection.SETTINGS, before, other, control) == []
+    assert rules(Collection.SETTINGS, before, changed, control) == ["change_control"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "looser"),
+    [
+        ({}, False),
+        (None, True),
+        ({"max_rate": 0.03}, True),
+        ({"max_rate": 0.01}, False),
+        ({"min_samples": 51}, True),
+        ({"min_samples": 49}, False),
+        ({"reopen_after": Duration(seconds=3600)}, True),
+        ({"reopen_after": Duration(seconds=10_800)}, False),
+        ({"window": Duration(seconds=3600)}, True),
+        ({"steps": [0.01]}, True),
+    ],
+)
+def test_a_breaker_is_not_loosened_alone(limits: dict[str, Any] | None, looser: bool) -> None:
+    stated = {
+        "max_rate": 0.02,
+        "min_samples": 50,
+        "window": Duration(seconds=604_800),
+        "reopen_after": Duration(seconds=7200),
+    }
+    before, after = settings(keys=True), settings(keys=True)
+    before.breakers.append(pb.ClassBreaker(**stated))
+    if limits is not None:
+        after.breakers.append(pb.ClassBreaker(**{**stated, **limits}))
+    assert rules(Collection.SETTINGS, before, after, pb.ChangeControl(keys=True)) == ["change_control"] * looser
+
+
+def class_state(state: str, since: int = 100, **more: Any) -> pb.GrantClassState:
+    record = pb.GrantClassState(name="tenants/acme/grantClasses/default", state=f"CLASS_STATE_{state}", **more)
+    record.since_time.FromSeconds(since)
+    return record
+
+
+CLASSES = Collection.GRANT_CLASSES
+SUSPENDED, HELD = class_state("SUSPENDED", trips=2), class_state("SUSPENDED", trips=2, held=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, SUSPENDED, []),
+        (class_state("ACTIVE"), HELD, []),
+        (class_state("REOPENING", spot_check_rate=0.5), SUSPENDED, []),
+        (SUSPENDED, HELD, []),
+        (SUSPENDED, class_state("SUSPENDED", since=200, trips=3), []),
+        (HELD, None, ["kill_switch"]),
+        (SUSPENDED, None, ["kill_switch"]),
+        (SUSPENDED, class_state("REOPENING", spot_check_rate=0.5, trips=2), ["kill_switch"]),
+        (HELD, class_state("ACTIVE", trips=2), ["kill_switch"]),
+        (HELD, SUSPENDED, ["kill_switch"]),
+        (SUSPENDED, class_state("SUSPENDED", since=99, trips=2), ["kill_switch"]),
+        (SUSPENDED, class_state("SUSPENDED", trips=1), ["kill_switch"]),
+        (class_state("REOPENING", spot_check_rate=0.5), class_state("ACTIVE"), ["kill_switch"]),
+        (class_state("REOPENING", spot_check_rate=0.5), class_state("REOPENING", spot_check_rate=0.1), ["kill_switch"]),
+        # From then on only newer spot checks would count, and what made it trip is forgotten.
+        (None, class_state("ACTIVE"), ["kill_switch"]),
+        (class_state("ACTIVE", trips=1), class_state("ACTIVE"), ["kill_switch"]),
+        (class_state("ACTIVE", trips=1), None, ["kill_switch"]),
+        (class_state("ACTIVE"), None, []),
+    ],
+)
+def test_one_person_suspends_a_class_and_two_resume_it(before: Any, after: Any, expected: list[str]) -> None:
+    assert rules(CLASSES, before, after) == expected
+    assert rules(CLASSES, before, after, pb.ChangeControl(kill_switch=True)) == expected
+    assert rules(CLASSES, before, after, pb.ChangeControl(posture=True, blocks=True)) == []
+
+
+def suspect(*marks: tuple[str, float]) -> pb.Subject:
+    record = subject("ACTIVE")
+    for device, left_s in marks:
+        mark = record.suspects.add(device=device, guard="shared-fingerprint")
+        mark.expire_time.FromNanoseconds(int((NOW + left_s) * 1e9))
+    return record
+
+
+def test_suspicion_of_a_device_is_not_shed_alone() -> None:
+    subjects, devices = Collection.SUBJECTS, Collection.DEVICES
+    assert rules(subjects, suspect(("d1", 60)), None) == ["blocks"]
+    assert rules(subjects, suspect(("d1", 60)), suspect()) == ["blocks"]
+    assert rules(subjects, suspect(("d1", 60)), suspect(("d1", 59))) == ["blocks"]
+    assert rules(subjects, suspect(("d1", 60)), suspect(("d1", 60), ("d2", 60))) == []
+    assert rules(subjects, suspect(("d1", 0)), None) == []
+    before, after = (
+        pb.Device(name="tenants/acme/devices/d1", subject="mallory", components={"os": value}) for value in (b"1", b"2")
+    )
+    assert rules(devices, before, after, owner=suspect(("d1", 60))) == ["blocks"]
+    assert rules(devices, before, None, owner=suspect(("d1", 60))) == ["blocks"]
+    assert rules(devices, before, after, owner=suspect(("d2", 60))) == []
+    assert rules(devices, before, after, owner=suspect(("d1", 0))) == []
 
 
 def test_what_voids_a_subjects_past_cannot_be_taken_back_alone() -> None:
@@ -410,8 +575,9 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
     put(server, device=pb.Device(name="tenants/acme/devices/d1", subject="mallory", jkt="a" * 43))
     put(server, device_state=standing("REVOKED"))
     recovered = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
-    forgotten = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
+    earlier = pb.Subject(name="tenants/acme/subjects/bob", state="SUBJECT_STATE_ACTIVE")
     recovered.recover_time.FromSeconds(1_700_000_000)
+    earlier.recover_time.FromSeconds(1_600_000_000)
     put(server, subject=recovered)
     control(server, policies=True, blocks=True)
 
@@ -429,7 +595,7 @@ def test_an_import_cannot_go_round_it(server: AdminServer) -> None:
         ("COLLECTION_POLICIES", {"policy": POLICY}),
         ("COLLECTION_SUBJECTS", {"subject": other}),
         ("COLLECTION_SUBJECTS", {"subject": other}, {"subject": subject("ACTIVE")}),
-        ("COLLECTION_SUBJECTS", {"subject": subject("DISABLED")}, {"subject": forgotten}),
+        ("COLLECTION_SUBJECTS", {"subject": subject("DISABLED")}, {"subject": earlier}),
         ("COLLECTION_DEVICE_STATES",),
         ("COLLECTION_DEVICE_STATES", {"device_state": standing("QUARANTINED")}),
         ("COLLECTION_DEVICES",),
@@ -479,6 +645,25 @@ def test_secrets_of_a_proposed_key_are_not_shown(server: AdminServer) -> None:
     kept = server.run(server.store.proposals.get("acme", proposal.name.rpartition("/")[2]))
     for shown in (proposal, *listed, approved, kept):
         assert b"s" * 32 not in shown.SerializeToString()
+
+
+def test_secrets_of_a_key_that_nobody_decided_about_go_when_it_expires(server: AdminServer) -> None:
+    key = pb.Key(name="tenants/acme/keys/k1", kind="KEY_KIND_TENANT", secret=b"s" * 32)
+    proposal = propose(server, put={"key": key})
+    other = propose(server, put={"policy": POLICY})
+    proposal_id = proposal.name.rpartition("/")[2]
+
+    def kept() -> audit_pb2.Proposal:
+        return server.run(server.store.proposals.get("acme", proposal_id))  # type: ignore[no-any-return]
+
+    expires = proposal.expire_time.ToNanoseconds() / 1e9
+    server.run(server.store.proposals.expire(expires - 1))
+    assert kept().put.key.secret == b"s" * 32
+    server.run(server.store.proposals.expire(expires))
+    assert b"s" * 32 not in kept().SerializeToString()
+    assert kept().state == audit_pb2.PROPOSAL_STATE_EXPIRED
+    assert "is expired already" in refused(PRECONDITION, approve, server, proposal)
+    approve(server, other)
 
 
 def test_proposals_are_listed_the_newest_first_in_pages(server: AdminServer) -> None:

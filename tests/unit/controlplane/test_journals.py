@@ -15,6 +15,7 @@ from sidestep.v1 import admin_pb2, report_pb2, resources_pb2
 
 from controlplane.errors import StoreError
 from controlplane.store import Store, Write
+from controlplane.store.database import Kind
 from controlplane.store.journals import _find
 from controlplane.store.tables import METADATA, SCHEMA_VERSION
 from engine.names import Collection
@@ -203,7 +204,7 @@ def test_what_nobody_waits_for_is_not_written_and_closing_loses_nothing(tmp_path
     async def scenario() -> None:
         url = f"sqlite+aiosqlite:///{tmp_path}/cp.db"
         store = await Store.open(url)
-        async with store.journals._writing:
+        async with store.journals._database.turn(Kind.JOURNALS):
             calls = []
             for sidecar in ("first", "gone", "late"):  # the first is being written, the others wait behind it
                 calls.append(asyncio.create_task(store.journals.report(sidecar, [chain(1)])))
@@ -264,10 +265,10 @@ def test_chains_are_found_by_their_keys(tmp_path: Path) -> None:
 
     async def scenario() -> list[str]:
         store = await Store.open(f"sqlite+aiosqlite:///{tmp_path}/cp.db")
-        query = _find([("a", "b"), ("c", "d")]).compile(dialect=store._engine.dialect)
+        query = _find([("a", "b"), ("c", "d")]).compile(dialect=store._database._engine.dialect)
         parameters = tuple(query.params[name] for name in query.positiontup or ())
         try:
-            async with store._engine.connect() as conn:
+            async with store._database._engine.connect() as conn:
                 plan = await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", parameters)
                 return [str(tuple(row)[-1]) for row in plan]
         finally:
@@ -334,10 +335,10 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "old.db"
     version_1(path)
 
-    async def broken(_conn: Any) -> None:
+    def broken(_conn: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("controlplane.store.schema.begin_history", broken)
+    monkeypatch.setattr("controlplane.store.rules.begin_history", broken)
     with pytest.raises(StoreError):
         asyncio.run(Store.open(f"sqlite+aiosqlite:///{path}"))
     database = sqlite3.connect(path)

@@ -16,6 +16,7 @@ from sidestep.v1 import resources_pb2 as pb
 
 from controlplane.errors import StoreError
 from controlplane.store import Store
+from controlplane.store.database import Kind
 from engine.books import Period
 from engine.escrow import Account, Ask, Message, Room
 from tests.fakes.admin import AdminServer
@@ -246,8 +247,7 @@ def test_a_call_whose_database_fails_says_so_and_changes_nothing(server: AdminSe
     other = server.run(Store.open(server._url))
 
     async def broken() -> None:
-        async with other._writer.begin() as conn:
-            await conn.exec_driver_sql("DROP TABLE budget_holders")
+        await other._database.write(Kind.BUDGETS, lambda conn: conn.exec_driver_sql("DROP TABLE budget_holders"))
 
     server.run(broken())
     with pytest.raises(StoreError):

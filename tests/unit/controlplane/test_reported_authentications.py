@@ -99,8 +99,9 @@ def reported(token: str, at: float = NOW, **more: Any) -> report_pb2.ReportedAut
 
 
 def registration(token: str, **more: Any) -> report_pb2.ReportedAuthentication:
+    at = more.pop("report_time", NOW)
     shown = {"components": {"os": b"o" * 16, "canvas": b"c" * 16}, "versions": {"browser_version": 126}, "key_id": "fp"}
-    return reported(token, device="laptop", register=True, **{**shown, **more})
+    return reported(token, at=at, **{"device": "laptop", "register": True, **shown, **more})
 
 
 @pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256", "PS256"])
@@ -286,6 +287,113 @@ def test_a_device_is_registered_after_a_strong_authentication_only(world: World)
     (receipt,) = world.report(registration(world.token(acr="nist-aal2")))
     assert (receipt.outcome, world.device()) == (REFUSED, None)
     assert "strong authentication only" in receipt.problem
+
+
+def at(ago_s: float, **claims: Any) -> dict[str, Any]:
+    """Claims of a login so long ago whose token is still valid."""
+    return {"auth_time": int(NOW - ago_s), "iat": None, **claims}
+
+
+def test_an_old_login_registers_no_device_and_counts_for_none(world: World) -> None:
+    (receipt,) = world.report(registration(world.token(**at(601))))
+    assert "too long after it happened to register" in receipt.problem
+    world.report(registration(world.token(**at(599, jti="j-2"))))
+    before = world.device()
+    (receipt,) = world.report(reported(world.token(**at(700, jti="j-4")), device="laptop"))
+    assert "too long after it happened to count for a device" in receipt.problem
+    assert world.device() == before
+    # For the subject alone it counts as of its time.
+    (receipt,) = world.report(reported(world.token(**at(500, jti="j-5"))))
+    assert receipt.outcome == RECORDED
+
+
+def test_how_old_it_may_be_is_a_setting(world: World) -> None:
+    settings = pb.Settings.FromString(world.server.run(world.server.store.get("acme", Collection.SETTINGS, "default")))
+    settings.device_register_within.FromSeconds(60)
+    world.put(settings)
+    assert "too long" in world.report(registration(world.token(**at(61))))[0].problem
+    assert world.report(registration(world.token(**at(59, jti="j-2"))))[0].device_updated
+
+
+@pytest.mark.parametrize("span_s", [29, 12 * 3600 + 1, -1])
+def test_the_setting_has_bounds(world: World, span_s: int) -> None:
+    settings = pb.Settings(name="tenants/acme/settings/default")
+    settings.device_register_within.FromSeconds(span_s)
+    with pytest.raises(grpc.RpcError) as error:
+        world.put(settings)
+    assert "settings.device_register_within" in str(error.value.details())
+
+
+def test_one_login_registers_one_device_in_the_whole_fleet(world: World) -> None:
+    world.report(registration(world.token(**at(10))))
+    stolen = registration(world.token(**at(10, jti="another-token")), device="attacker")
+    (receipt,) = world.report(stolen)
+    assert (receipt.outcome, world.device("attacker")) == (REFUSED, None)
+    assert "not later than the last one that registered" in receipt.problem
+    (receipt,) = world.report(registration(world.token(**at(60, jti="older")), device="attacker"))
+    assert "not later than the last one that registered" in receipt.problem
+    # A later login registers another; the first device may be reported with it as well.
+    assert world.report(registration(world.token(**at(9, jti="later")), device="tablet"))[0].device_updated
+    assert world.report(registration(world.token(**at(8, jti="once-more"))))[0].device_updated
+    assert world.subject().device_register_time.seconds == int(NOW) - 9
+
+
+def test_a_removed_device_does_not_come_back_with_the_login_that_brought_it(world: World) -> None:
+    world.report(registration(world.token(**at(10))))
+    world.server.stub.DeleteResource(admin_pb2.DeleteResourceRequest(name="tenants/acme/devices/laptop"))
+    (receipt,) = world.report(registration(world.token(**at(10, jti="j-2"))))
+    assert (receipt.outcome, world.device()) == (REFUSED, None)
+
+
+def test_a_put_of_a_subject_keeps_what_registered_its_devices(world: World) -> None:
+    world.report(registration(world.token(**at(10))))
+    plain = pb.Subject(name="tenants/acme/subjects/alice", state="SUBJECT_STATE_ACTIVE")
+    world.put(plain)
+    assert world.subject().device_register_time.seconds == int(NOW) - 10
+    plain.device_register_time.FromSeconds(int(NOW) + 3600)
+    with pytest.raises(grpc.RpcError) as error:
+        world.put(plain)
+    assert "device_register_time" in str(error.value.details())
+
+
+@pytest.mark.parametrize(("late_s", "registered"), [(50 * 60.0, True), (75 * 60.0, False)])
+def test_after_an_outage_a_registration_may_come_an_hour_late(world: World, late_s: float, registered: bool) -> None:
+    """However late the sidecar says that it was reported in time."""
+    then = NOW - late_s
+    proof = world.token(exp=then + 60, iat=then, auth_time=int(then))
+    (receipt,) = world.report(registration(proof, report_time=then))
+    assert receipt.device_updated is registered
+    assert ("arrived too late" in receipt.problem) is not registered
+
+
+def test_a_login_of_the_future_by_both_clocks_is_none(world: World) -> None:
+    """A sidecar whose clock is ahead does not stretch the skew that its proofs have."""
+    # Of this moment, not of when the tests began: that may be longer ago than a skew.
+    now = time.time()
+    token = world.token(auth_time=int(now + 50), iat=None, exp=now + 600)
+    (receipt,) = world.report(reported(token, at=now + 29))
+    assert "auth_time is impossible" in receipt.problem
+
+
+def test_a_code_by_phone_sent_while_a_sim_cooled_off_is_not_strong_afterwards(world: World) -> None:
+    settings = pb.Settings(name="tenants/acme/settings/default")
+    settings.issuers.add(issuer=ISSUER, audiences=[AUDIENCE], max_acrs=["nist-aal3"])
+    settings.top_requirement.acr = "nist-aal2"
+    settings.top_requirement.max_age.FromSeconds(300)
+    settings.cool_off.FromSeconds(60)
+    world.put(settings)
+    subject = world.subject()
+    subject.sim_change_time.FromSeconds(int(NOW) - 100)
+    world.put(subject)
+    code = {"acr": "nist-aal2", "amr": ["pwd", "sms"]}
+    (receipt,) = world.report(registration(world.token(**at(90, **code))))
+    assert "strong authentication only" in receipt.problem
+    world.report(reported(world.token(**at(41, jti="j-2", **code))))
+    assert not world.subject().HasField("strong_authentication_time")
+    assert world.server.run(world.server.store.budgets.periods("acme", ["alice"]))["alice"] == Period(1, None)
+    world.report(reported(world.token(**at(40, jti="j-3", **code))))
+    assert world.subject().strong_authentication_time.seconds == int(NOW) - 40
+    assert world.server.run(world.server.store.budgets.periods("acme", ["alice"]))["alice"] == Period(2, int(NOW) - 40)
 
 
 def test_a_device_is_bound_to_no_key_but_the_proofs(world: World) -> None:

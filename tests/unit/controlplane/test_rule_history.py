@@ -144,8 +144,10 @@ def test_an_older_database_begins_its_history_with_what_it_holds(run: Run, path:
     run(write)
     connection = sqlite3.connect(path)
     with connection:
-        for table in ("rule_history", "rule_history_starts", "journal_chains", "journal_anchors"):
-            connection.execute(f"DROP TABLE {table}")
+        kept = ("schema", "heads", "records", "changes", "sidecars")
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if table not in kept:
+                connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE schema SET version = 1")
     connection.close()
 

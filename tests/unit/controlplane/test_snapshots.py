@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -281,5 +282,37 @@ def test_retention_forgets_journals_that_are_no_longer_reported(run: Any, monkey
                 await asyncio.sleep(0.01)
         working.cancel()
         assert [status.sidecar for status in chains] == ["new"]
+
+    run(scenario)
+
+
+def test_who_was_further_already_gets_a_snapshot_that_is_not_older(run: Any) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.store.commit("acme", [Write(GRANTS, "g1", b"x")])
+        old = await rig.snapshots.lease("acme", Lane.URGENT)
+        await rig.store.commit("acme", [Write(GRANTS, "g2", b"x")])
+        # The file on offer would do, but not for whoever has been at revision 2.
+        assert (await rig.snapshots.lease("acme", Lane.URGENT)).offer.cursor.revision == 1
+        leases = await asyncio.gather(*(rig.snapshots.lease("acme", Lane.URGENT, (1, 2)) for _ in range(5)))
+        assert [lease.offer.cursor.revision for lease in leases] == [2] * 5
+        assert rig.snapshots.built == 2
+        # Further than the control plane itself: there is nothing better than what there is, and nothing to build.
+        ahead = await rig.snapshots.lease("acme", Lane.URGENT, (1, 99))
+        assert (ahead.offer.cursor.revision, rig.snapshots.built) == (2, 2)
+        for lease in (old, *leases, ahead):
+            lease.release()
+
+    run(scenario)
+
+
+def test_an_offer_states_the_hash_of_its_chunks(run: Any) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.store.commit("acme", [Write(GRANTS, f"g{n}", bytes(1000)) for n in range(700)])
+        lease = await rig.snapshots.lease("acme", Lane.URGENT)
+        payloads = [await lease.read() for _ in range(lease.chunks)]
+        assert lease.offer.chunks == len(payloads) > 1
+        stated = b"".join(len(payload).to_bytes(4, "big") + payload for payload in payloads)
+        assert lease.offer.payload_sha256 == hashlib.sha256(stated).digest()
+        lease.release()
 
     run(scenario)

@@ -205,7 +205,12 @@ def test_an_ended_grant_expires_even_if_its_review_is_overdue_too() -> None:
 
 
 def test_the_people_who_count_are_distinct_and_not_the_requester() -> None:
-    assert counted("alice", ["bob", "Bob", "alice", "ALICE", "", "carol"]) == 2
+    assert counted("alice", ["bob", "Bob", "alice", "ALICE", "", "carol", "anonymous"]) == 2
+
+
+def test_nobody_approves_what_nobody_knows_who_requested() -> None:
+    # It may have been any of them.
+    assert counted("", ["bob"]) == counted("Anonymous", ["bob", "carol"]) == 0
 
 
 LIVES = st.builds(

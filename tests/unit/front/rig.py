@@ -26,6 +26,7 @@ from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.reservations import Reservations
 from sidecar.page import Page, WorkerSlot, WorkerWord
 from sidecar.store.reader import Reader
+from sidecar.upstream import Upstream
 from tests.fakes.desk import EVALUATE, Desk
 from tests.fakes.journal import read_all, read_journal
 from tests.fakes.stock import TENANT, Stock
@@ -71,11 +72,13 @@ class Rig:
         if control_plane:
             leases_dir, boot = directory / "leases", clock.boot_id()
             self.leases = LeaseClient(
-                LeaseSettings(leases_dir, self.journal.chain, boot, control_plane, "pod-1", report_s=0.05, idle_s=60.0)
+                LeaseSettings(
+                    leases_dir, self.journal.chain, boot, Upstream(control_plane), "pod-1", report_s=0.05, idle_s=60.0
+                )
             )
             self.leases.start()
             self.reservations = reservations or Reservations(leases_dir, boot)
-            budgets = Budgets(self.leases.leases, self.reservations, clock)
+            budgets = Budgets(self.leases.leases, self.reservations, clock, self.slot)
         self.servicer = DecisionServicer(
             GatherConfig(TENANT, 300.0, 3600.0), clock, diagnose=True, disclosure=disclosure, budgets=budgets
         )

@@ -14,10 +14,10 @@ from sidestep.v1 import decision_pb2, resources_pb2
 from engine.decision import Code
 from engine.escrow import Account, Room
 from sidecar.front.decision_id import id_text
-from sidecar.front.loop import MAX_PARKED
+from sidecar.front.parked import MAX_PARKED
 from sidecar.front.transport import StatusCode
 from sidecar.guard.guards import Guards
-from sidecar.lease.reservations import CANCELLED, Reservations
+from sidecar.lease.reservations import CANCELLED, Reservations, ReservationsError
 from sidecar.page import WorkerWord
 from tests.fakes.desk import EVALUATE, EVALUATE_BATCH
 from tests.fakes.leases import LeaseDesk
@@ -40,7 +40,7 @@ def plane() -> Iterator[LeaseDesk]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need longer for a call to itself than a caller waits."""
-    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 20.0)
+    monkeypatch.setattr("sidecar.front.parked.WAIT_S", 20.0)
     monkeypatch.setattr("sidecar.lease.client._CALL_S", 20.0)
 
 
@@ -161,7 +161,7 @@ def test_without_the_control_plane_there_is_no_exemption(budgeted: Callable[...,
 def test_call_waits_no_longer_than_it_may(
     budgeted: Callable[..., Rig], plane: LeaseDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 0.03)
+    monkeypatch.setattr("sidecar.front.parked.WAIT_S", 0.03)
     answer = threading.Event()
     plane._begin = lambda request, context: answer.wait(20)  # type: ignore[assignment, method-assign, return-value]
     rig = budgeted(uses=3)
@@ -169,7 +169,7 @@ def test_call_waits_no_longer_than_it_may(
         assert rig.ask(exempted()).basis == CHALLENGED
         left: list[float] = []
         rig.desk.before_answer = lambda call: left.append(call.deadline - time.monotonic())
-        monkeypatch.setattr("sidecar.front.loop.WAIT_S", 60.0)
+        monkeypatch.setattr("sidecar.front.parked.WAIT_S", 60.0)
 
         def waited() -> bool:
             # Fail-safe, where the machine is too busy to decide in the time left; but answered.
@@ -261,7 +261,7 @@ def test_request_whose_first_worker_died_over_it_spends_nothing(
 ) -> None:
     from sidecar.front.repeats import content_of, repeat_key
 
-    monkeypatch.setattr("sidecar.front.loop.WAIT_S", 0.03)
+    monkeypatch.setattr("sidecar.front.parked.WAIT_S", 0.03)
     rig = budgeted(uses=5)
     until(lambda: rig.ask(exempted()).basis == EXEMPTED, "a slice")
     question = exempted(request_id="a")
@@ -339,3 +339,112 @@ def test_slice_in_another_currency_is_worth_nothing(budgeted: Callable[..., Rig]
     question.context.amount.currency = "EUR"
     rig.stock.put(**{"grants/g1": {**_budgeted_grant(), "budget": {"max_amount": {"currency": "EUR", "units": 100}}}})
     assert rig.ask(question).basis == EXEMPTED
+
+
+class Breakable(Reservations):
+    """Raises while it is `broken`, as from a damaged file."""
+
+    broken: tuple[str, ...] = ()
+
+    def repeat(self, *args: Any) -> Any:
+        return self._or_raise("repeat", *args)
+
+    def claim(self, *args: Any, **named: Any) -> Any:
+        return self._or_raise("claim", *args, **named)
+
+    def keep(self, *args: Any) -> Any:
+        return self._or_raise("keep", *args)
+
+    def _or_raise(self, name: str, *args: Any, **named: Any) -> Any:
+        if name in self.broken:
+            raise ReservationsError("MDB_CORRUPTED")
+        return getattr(Reservations, name)(self, *args, **named)
+
+
+@pytest.fixture
+def breakable(budgeted: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Rig, Breakable]:
+    monkeypatch.setattr("sidecar.front.budgets._BROKEN_S", 0.05)
+    store = Breakable(tmp_path / "breakable", "boot")
+    rig = budgeted(uses=5, reservations=store)
+    until(lambda: rig.ask(exempted()).basis == EXEMPTED, "a slice")
+    return rig, store
+
+
+@pytest.mark.parametrize("broken", [("repeat",), ("claim",), ("claim", "keep"), ("repeat", "claim", "keep")])
+def test_call_whose_reservation_cannot_be_made_is_decided_without_budgets(
+    breakable: tuple[Rig, Breakable], plane: LeaseDesk, broken: tuple[str, ...]
+) -> None:
+    rig, store = breakable
+    store.broken = broken
+    response = rig.ask(exempted(request_id="a"))
+    assert response.basis == CHALLENGED
+    assert codes(rig) >= {Code.BUDGET_NO_LEASE}
+    assert rig.slot.get(WorkerWord.LOCAL_UNUSABLE) == 1
+    assert rig.slot.get(WorkerWord.LOCAL_FAILURES) >= 1
+    # Whoever needs none is served.
+    assert rig.ask(request("bob")).basis == CHALLENGED
+    assert rig.desk.failures == {}
+    store.broken = ()
+    until(lambda: rig.ask(exempted(request_id="a")).basis == EXEMPTED, "the reservations to be used again")
+    assert rig.slot.get(WorkerWord.LOCAL_UNUSABLE) == 0
+    assert plane.taken(ACCOUNT).uses <= 5
+
+
+def test_spend_that_could_not_be_kept_is_kept_later(breakable: tuple[Rig, Breakable]) -> None:
+    rig, store = breakable
+    store.broken = ("keep",)
+    first = rig.ask(exempted(request_id="a"))
+    assert first.basis == EXEMPTED
+    assert rig.ask(exempted()).basis == CHALLENGED  # nothing more is spent that could not be settled
+    assert rig.slot.get(WorkerWord.LOCAL_UNUSABLE) == 1
+    store.broken = ()
+    until(lambda: rig.ask(exempted()).basis == EXEMPTED, "the reservations to be used again")
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    spent = next(record for record in rig.records() if id_text(record.decision_id) == first.decision_id)
+    assert rig.ask(exempted(request_id="a")) == first
+    assert store.settle(spent.decision_id, "", CANCELLED, now).count == 1
+
+
+def test_call_that_waits_for_another_is_no_danger_to_the_rest_if_that_cannot_be_looked_up(
+    breakable: tuple[Rig, Breakable],
+) -> None:
+    from sidecar.front.repeats import content_of, repeat_key
+
+    rig, store = breakable
+    question = exempted(request_id="a")
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert store.claim(repeat_key("", "acme", "alice", "a"), content_of(question), now)
+    rig.desk.put(EVALUATE, question, "waits")
+    until(lambda: len(rig.loop._parked) == 1, "the repeat to wait")
+    rig.desk.put(EVALUATE, exempted(request_id="b"), "other")
+    store.broken = ("repeat",)
+    assert rig.response("waits").basis == CHALLENGED
+    rig.ended("other")
+    assert rig.desk.failures == {}
+
+
+def test_entries_of_a_batch_wait_side_by_side(budgeted: Callable[..., Rig], plane: LeaseDesk) -> None:
+    """However many budgets a batch asks for, it does not wait for one after the other."""
+    rig = budgeted(uses=3)
+    grants = {"grants/g1": _budgeted_grant() | {"actions": ["payments.none"]}}
+    for number in range(40):
+        plane.budget(f"h{number}", uses=3)
+        grants[f"grants/h{number}"] = _budgeted_grant() | {"actions": [f"payments.order{number}"]}
+    rig.stock.put(**grants)
+    begin, took_s = plane._begin, 0.05
+
+    def slowly(message: Any, context: Any) -> None:
+        threading.Event().wait(took_s)
+        begin(message, context)
+
+    plane._begin = slowly  # type: ignore[method-assign]
+    requests = []
+    for number in range(40):
+        question = exempted()
+        question.action.name = f"payments.order{number}"
+        requests.append(question)
+    rig.desk.put(EVALUATE_BATCH, decision_pb2.EvaluateBatchRequest(requests=requests), "batch")
+    assert [result.response.basis for result in rig.batch("batch")] == [EXEMPTED] * 40
+    # One call for the first, one for all that were asked for meanwhile, and perhaps a few between.
+    asked = [len(call.asks) for call in plane.calls if hasattr(call, "asks") and call.asks]
+    assert len(asked) <= 8

@@ -17,7 +17,8 @@ from engine.decision import Basis, Code
 from engine.rules import TenantRules
 from sidecar.front.decision_id import id_text
 from sidecar.front.health import MAX_WATCHERS
-from sidecar.front.loop import MAX_PARKED, SLICE
+from sidecar.front.loop import SLICE
+from sidecar.front.parked import MAX_PARKED
 from sidecar.front.servicer import SERVICE
 from sidecar.front.transport import StatusCode
 from sidecar.gather.gatherer import GatherConfig, Gatherer
@@ -194,7 +195,7 @@ def test_reached_min_revision_does_not_wait(rig: Rig) -> None:
 
 
 def test_call_waits_for_its_min_revision_while_others_go_on(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 10.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 10.0)
     rig = rigged()
     rig.desk.put(EVALUATE, satisfied(min_revision=newer(rig)), "waits")
     until(lambda: rig.slot.get(WorkerWord.PARKED) == 1, "the call to be parked")
@@ -216,7 +217,7 @@ def test_min_revision_that_does_not_come_is_decided_as_behind(rig: Rig) -> None:
 
 
 def test_call_waits_no_longer_than_its_deadline_allows(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 60.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 60.0)
     rig = rigged()
     left: list[float] = []
     rig.desk.before_answer = lambda call: left.append(call.deadline - time.monotonic())
@@ -226,7 +227,7 @@ def test_call_waits_no_longer_than_its_deadline_allows(rigged: Callable[..., Rig
 
 
 def test_no_more_than_so_many_calls_wait(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 30.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 30.0)
     rig = rigged()
     for number in range(MAX_PARKED + 10):
         rig.desk.put(EVALUATE, request(min_revision=newer(rig)), number)
@@ -239,7 +240,7 @@ def test_no_more_than_so_many_calls_wait(rigged: Callable[..., Rig], monkeypatch
 
 
 def test_parked_call_that_is_cancelled_is_dropped(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 10.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 10.0)
     rig = rigged()
     call = rig.desk.put(EVALUATE, request(min_revision=newer(rig)), "gone")
     until(lambda: rig.slot.get(WorkerWord.PARKED) == 1, "the call to be parked")
@@ -251,7 +252,7 @@ def test_parked_call_that_is_cancelled_is_dropped(rigged: Callable[..., Rig], mo
 
 
 def test_drain_does_not_wait_for_parked_calls(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 30.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 30.0)
     rig = rigged()
     rig.desk.put(EVALUATE, request(min_revision=newer(rig)), "waits")
     until(lambda: rig.slot.get(WorkerWord.PARKED) == 1, "the call to be parked")
@@ -358,7 +359,7 @@ def test_large_batch_lets_other_calls_through_and_keeps_one_view(
 
 
 def test_batch_waits_for_the_newest_of_its_min_revisions(rigged: Callable[..., Rig], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sidecar.front.loop.PARK_S", 10.0)
+    monkeypatch.setattr("sidecar.front.parked.PARK_S", 10.0)
     rig = rigged()
     questions = [request(), request(min_revision=newer(rig))]
     rig.desk.put(EVALUATE_BATCH, decision_pb2.EvaluateBatchRequest(requests=questions), "batch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sidecar.local.store import LocalStore, LocalStoreError, StaleProofError, Us
 from sidecar.store.reader import Reader
 from tests.conformance.tokens import signing_key
 from tests.fakes.proofs import LAPTOP, VAULT, report, token, vault
-from tests.fakes.stock import Stock, request
+from tests.fakes.stock import RECORDS, Stock, request
 
 CONFIG = GatherConfig("acme", 300.0, 3600.0)
 PAYMENTS = Caller.of("payments", ["ReportAuthentication"], ["*"], diagnose=False)
@@ -183,6 +184,56 @@ def test_a_new_device_is_registered_by_the_control_plane(pod: Pod) -> None:
     assert (up.device, up.register, up.key_id, dict(up.versions)) == ("phone", True, "fp-1", {"browser_version": 18})
     assert sorted(up.components) == ["browser", "os"]
     assert b"Safari" not in pod.sent()[0]
+
+
+PHONE = {"os": "iOS", "browser": "Safari", "browser_version": "18.2"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "subject", "claims"),
+    [
+        ("too_old_to_register", {}, {"auth_time": "now-11m"}),
+        ("not_strong", {}, {"acr": "nist-aal2"}),
+        ("not_strong", {}, {"acr": None}),
+        ("voided_by_an_event", {"recover_time": "now-5s"}, {}),
+        ("voided_by_an_event", {"sim_change_time": "now-5s"}, {}),
+        ("voided_by_an_event", {"authenticator_change_time": "now-5s"}, {}),
+        ("registered_before", {"device_register_time": "now-5s"}, {}),
+    ],
+)
+def test_a_login_that_may_not_register_a_device_is_refused_at_once(
+    pod: Pod, problem: str, subject: dict[str, Any], claims: dict[str, Any]
+) -> None:
+    pod.stock.put(**{"subjects/alice": {"state": "SUBJECT_STATE_ACTIVE", **subject}})
+    seen = decision_pb2.DeviceEvidence(id="phone", fingerprint=PHONE)
+    with pytest.raises(InvalidInputError, match=f"token: {problem}"):
+        pod.report(token(**claims), device=seen, register=True)
+    assert pod.sent() == []
+    # Without the device it counts in its session, and its jti is not used up.
+    assert pod.report(token(**claims)).device == ""
+
+
+def test_an_older_login_counts_in_its_session_but_not_for_the_device(pod: Pod) -> None:
+    before = pod.facts(request("alice", device=shown())).device
+    assert pod.report(token(auth_time="now-11m"), device=shown()).device == ""
+    assert pod.facts(request("alice", device=shown())).device == before
+    assert report_pb2.ReportedAuthentication.FromString(pod.sent()[0]).device == ""
+    pod.stock.put(**{"settings/default": {**RECORDS["settings/default"], "device_register_within": "7200s"}})
+    assert pod.report(token(auth_time="now-10m", jti="j-2"), device=shown()).device == "laptop"
+
+
+def test_one_login_registers_one_device_in_a_pod(pod: Pod) -> None:
+    at = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+    def register(device: str, session: str, auth_time: str = at) -> decision_pb2.ReportAuthenticationResponse:
+        seen = decision_pb2.DeviceEvidence(id=device, fingerprint=PHONE)
+        return pod.report(token(jti=session, sid=session, auth_time=auth_time), device=seen, register=True)
+
+    assert register("phone", "s1").registering
+    with pytest.raises(StaleProofError, match="registered a device"):
+        register("tablet", "s2")
+    assert register("phone", "s3").registering
+    assert len(pod.sent()) == 2
 
 
 def test_a_device_is_bound_to_the_key_the_token_is_bound_to(pod: Pod) -> None:

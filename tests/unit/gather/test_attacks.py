@@ -11,7 +11,7 @@ from sidestep.v1 import resources_pb2
 
 from engine.decide import decide
 from engine.decision import Basis, Code, Decision, Outcome
-from engine.facts import Facts
+from engine.facts import Facts, Posture
 from engine.policy.conditions import Condition
 from sidecar.gather.device import MAX_FITTING
 from sidecar.gather.gatherer import MAX_GRANTS, GatherConfig, Gatherer
@@ -141,6 +141,34 @@ def test_what_a_newer_version_adds_to_a_grant_may_be_a_bound() -> None:
     in_its_ceiling.ceiling.MergeFromString(b"\xfa\x01\x01x")
     assert parse_grant("g", in_the_grant) is None
     assert parse_grant("g", in_its_ceiling.SerializeToString()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("grants/a-first", {"state": 99}),
+        ("subjects/alice", {"state": 99}),
+        ("deviceStates/laptop", {"subject": "alice", "trust": 99}),
+        ("grantClasses/default", {"state": 99}),
+    ],
+    ids=["grant", "subject", "device", "class"],
+)
+def test_a_value_that_a_newer_version_added_is_never_an_exemption(
+    sidecar: Sidecar, name: str, record: dict[str, Any]
+) -> None:
+    # But for the value it would be one: see the test above of grants beyond the bound.
+    records: dict[str, Any] = {"grants/a-first": grant()}
+    base = records.get(name) or {}
+    if name == "subjects/alice":
+        base = {"roles": ["customer"], "methods": ["webauthn", "totp"]}
+    _, decision = sidecar.ask(records | {name: base | record}, WEAK)
+    assert decision.outcome is not Outcome.ALLOW
+    assert decision.basis is not Basis.EXEMPTION_GRANT
+
+
+def test_a_posture_that_a_newer_version_added_is_the_tightest(sidecar: Sidecar) -> None:
+    facts, _ = sidecar.ask({"postures/default": {"level": 99}}, {})
+    assert facts.posture is Posture.CRITICAL
 
 
 def lookalikes(count: int, **changes: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from engine.facts import BudgetHeld
 from sidecar.lease.client import LeaseClient, LeaseSettings
 from sidecar.lease.holders import HolderFiles
 from sidecar.lease.leases import Leases, Taken
+from sidecar.upstream import Upstream
 from tests.fakes.leases import LeaseDesk
 from tests.processes import until
 
@@ -34,7 +35,9 @@ def desk() -> Iterator[LeaseDesk]:
 
 def client(directory: Path, desk: LeaseDesk, number: int = 0, **settings: float) -> LeaseClient:
     chain = f"w{number}-0000000000aa"
-    made = LeaseClient(LeaseSettings(directory / "leases", chain, "boot-1", desk.address, "pod-1", **settings))
+    made = LeaseClient(
+        LeaseSettings(directory / "leases", chain, "boot-1", Upstream(desk.address), "pod-1", **settings)
+    )
     made.start()
     return made
 
@@ -122,7 +125,7 @@ def test_holder_is_on_disk_before_the_control_plane_hears_of_it(desk: LeaseDesk,
 
 def test_what_is_not_used_comes_back(desk: LeaseDesk, tmp_path: Path) -> None:
     desk.budget("g1", uses=100)
-    with leasing(tmp_path, desk, idle_s=0.1, report_s=0.05) as leases:
+    with leasing(tmp_path, desk, idle_s=0.1, report_s=0.05, warm_s=0.2) as leases:
         for _ in range(20):
             assert use(leases)
         until(lambda: desk.taken(ACCOUNT) == desk.spent(ACCOUNT) == Room(20, 0), "the rest to come back")
@@ -186,7 +189,7 @@ def test_without_the_control_plane_nobody_waits_and_nothing_is_spent(desk: Lease
 
 def test_lost_answers_lose_nothing_and_give_nothing_twice(desk: LeaseDesk, tmp_path: Path) -> None:
     desk.budget("g1", uses=50)
-    with leasing(tmp_path, desk, idle_s=0.2, report_s=0.05) as leases:
+    with leasing(tmp_path, desk, idle_s=0.2, report_s=0.05, warm_s=0.2) as leases:
         used = 0
         for _ in range(12):
             desk.lose_answers = 1
@@ -221,7 +224,10 @@ def test_holder_of_many_accounts_makes_way(desk: LeaseDesk, tmp_path: Path, monk
 
 def test_five_uses_over_fifty_pods_are_five(desk: LeaseDesk, tmp_path: Path) -> None:
     chance = random.Random(5)
-    clients = [client(tmp_path / str(number), desk, idle_s=0.05, report_s=0.02, heard_s=0.05) for number in range(50)]
+    clients = [
+        client(tmp_path / str(number), desk, idle_s=0.05, report_s=0.02, heard_s=0.05, warm_s=0.1)
+        for number in range(50)
+    ]
     try:
         used = 0
 
@@ -257,3 +263,46 @@ def test_tenant_that_is_refused_hinders_no_other(
         assert [use(leases) for _ in range(6)] == [True] * 5 + [False]
         until(lambda: desk.spent(ACCOUNT) == Room(5, 0), "the report")
     assert HolderFiles(tmp_path / "leases").read() == []
+
+
+def test_next_slice_of_an_account_in_use_is_there_before_it_is_needed(desk: LeaseDesk, tmp_path: Path) -> None:
+    desk.budget("g1", uses=12)
+    with leasing(tmp_path, desk, warm_s=60.0) as leases:
+        for _ in range(2):
+            assert use(leases)
+        # Nobody has asked for it.
+        until(lambda: (held := leases.held(ACCOUNT)) is not None and held.uses >= 1, "the next slice")
+        desk.down = True
+        assert use(leases)
+
+
+def test_one_use_alone_fetches_nothing_ahead(desk: LeaseDesk, tmp_path: Path) -> None:
+    with leasing(tmp_path, desk, report_s=0.05, heard_s=0.1) as leases:
+        assert use(leases)
+        until(lambda: desk.spent(ACCOUNT) == Room(1, 0), "the report")
+        assert desk.taken(ACCOUNT) == Room(1, 0)
+
+
+def test_what_was_fetched_ahead_comes_back_and_the_last_use_is_never_fetched_ahead(
+    desk: LeaseDesk, tmp_path: Path
+) -> None:
+    desk.budget("g1", uses=4)
+    with leasing(tmp_path, desk, idle_s=0.05, report_s=0.02, heard_s=60.0, warm_s=0.3) as leases:
+        assert [use(leases) for _ in range(3)] == [True] * 3
+        held = leases.held(ACCOUNT)
+        assert held is not None
+        assert held.uses + (held.left_uses or 0) == 1
+        until(lambda: desk.taken(ACCOUNT) == desk.spent(ACCOUNT) == Room(3, 0), "what is not used to come back")
+        other = client(tmp_path, desk, 1)
+        try:
+            assert use(other.leases)
+        finally:
+            other.close(5.0)
+
+
+def test_amounts_are_fetched_ahead_too(desk: LeaseDesk, tmp_path: Path) -> None:
+    desk.budget("g1", nanos=100 * 10**9)
+    with leasing(tmp_path, desk, warm_s=60.0) as leases:
+        for _ in range(2):
+            assert use(leases, nanos=2 * 10**9)
+        until(lambda: (held := leases.held(ACCOUNT)) is not None and held.nanos >= 2 * 10**9, "the next slice")

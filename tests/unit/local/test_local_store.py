@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,6 +78,30 @@ def test_an_authentication_must_be_later_than_the_last_one_of_its_session(store:
     record(store, "j-2", at=NOW - 9)
     record(store, "j-3", at=NOW - 60, session="s2")
     assert [past.at - NOW for past in store.authentications("acme", "alice", NOW)] == [-9, -10, -60]
+
+
+def test_one_login_registers_one_device(store: LocalStore) -> None:
+    def register(jti: str, device: str, at: float, session: str) -> None:
+        login = msgspec.structs.replace(event(at, session, device), registering=True)
+        store.record("acme", "alice", jti, NOW + 300, login, jti.encode(), NOW)
+
+    register("j-1", "phone", NOW - 10, "s1")
+    for at in (NOW - 10, NOW - 11):
+        with pytest.raises(StaleProofError, match="registered a device"):
+            register("j-2", "tablet", at, "s2")
+    # The same device again, by another token of the login; and another device after another login.
+    register("j-2", "phone", NOW - 10, "s2")
+    register("j-3", "tablet", NOW - 9, "s3")
+    assert queued(store) == [b"j-1", b"j-2", b"j-3"]
+
+
+def test_a_login_whose_device_was_refused_has_registered_none(store: LocalStore) -> None:
+    login = msgspec.structs.replace(event(device="phone"), registering=True)
+    store.record("acme", "alice", "j-1", NOW + 300, login, b"j-1", NOW)
+    store.leave_device("acme", "alice", login.issuer, login.at, "phone")
+    again = msgspec.structs.replace(event(session="s2", device="tablet"), registering=True)
+    store.record("acme", "alice", "j-2", NOW + 300, again, b"j-2", NOW)
+    assert [past.device for past in store.authentications("acme", "alice", NOW)] == ["tablet", ""]
 
 
 def test_it_stops_counting_after_its_time(store: LocalStore) -> None:

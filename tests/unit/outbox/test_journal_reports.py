@@ -14,6 +14,7 @@ from sidecar.journal.segment import SegmentWriter
 from sidecar.journal.ship import Shipper
 from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.page import AgentWord, Page, WorkerWord
+from sidecar.upstream import Upstream
 from tests.fakes.admin import AdminServer
 from tests.fakes.records import encoded_records
 
@@ -30,7 +31,7 @@ class Rig:
             Page.create(folder / "page", 2).close()
         self.page = Page(folder / "page")
         self.shipper = Shipper(self.directory, None, self.page.agent, resource=b"", quarantine_bytes=MIB)
-        settings = ReportSettings(address=address, sidecar="pod-1", interval_s=interval_s)
+        settings = ReportSettings(upstream=Upstream(address), sidecar="pod-1", interval_s=interval_s)
         self.reporter = JournalReporter(self.shipper, self.directory, self.page, settings)
 
     def writer(self, worker: int = 0, count: int = 0) -> SegmentWriter:

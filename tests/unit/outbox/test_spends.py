@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from sidestep.v1 import lease_pb2
 
-from engine.decision import Spend
+from engine.decision import Decision, Spend
 from engine.escrow import Account, Room
 from sidecar.journal.record import encode_record
 from sidecar.journal.segment import SegmentWriter
@@ -20,6 +21,7 @@ from sidecar.lease.reservations import CANCELLED, EXECUTED, Reservation, Reserva
 from sidecar.outbox.closed_holders import HolderCloser
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
+from sidecar.upstream import Upstream
 from tests.fakes.leases import LeaseDesk
 from tests.fakes.records import make_record
 from tests.fakes.shipping import Bench, in_a_loop
@@ -40,7 +42,7 @@ class Worker:
     def __init__(self, bench: Bench, desk: LeaseDesk) -> None:
         self.writer: SegmentWriter = bench.writer(8_000)
         directory = bench.journal.parent / "leases"
-        settings = LeaseSettings(directory, self.writer.chain, BOOT, desk.address, "pod-1", report_s=60.0)
+        settings = LeaseSettings(directory, self.writer.chain, BOOT, Upstream(desk.address), "pod-1", report_s=60.0)
         self.client = LeaseClient(settings)
         self.client.start()
 
@@ -75,7 +77,7 @@ async def test_what_a_dead_worker_spent_is_told_exactly_and_the_rest_comes_back(
         worker = Worker(bench, desk)
         worker.use(40)
         worker.use(1, recorded=False)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         shipper = bench.shipper(None)
         closer = HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward)
         await closer.step()
@@ -103,7 +105,7 @@ async def test_after_another_boot_all_of_the_slices_stay_spent(bench: Bench) -> 
         worker.use(3)
         worker.die()
         before = desk.taken(ACCOUNT)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         closer = HolderCloser(bench.shipper(None), bench.journal.parent / "leases", "boot-2", upward)
         await closer.step()
         assert desk.taken(ACCOUNT) == before
@@ -122,7 +124,7 @@ async def test_settlements_are_sent_until_they_are_known(tmp_path: Path) -> None
             reservations.keep([Spending(decision_id, spent)], 0.0)
         for decision_id, state in zip(ids, (CANCELLED, EXECUTED, CANCELLED), strict=True):
             reservations.settle(decision_id, "payments", state, 1.0)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         sender = SettlementSender(reservations, upward)
         desk.lose_answers = 1
         await sender.step()
@@ -154,9 +156,85 @@ async def test_settlements_of_a_refused_tenant_hold_up_no_others(tmp_path: Path)
             spent = Reservation(tenant, "g1", "alice", 2, "ab" * 16, 1, 0, 0.0, "payments")
             reservations.keep([Spending(bytes([number]) * 16, spent)], 0.0)
             reservations.settle(bytes([number]) * 16, "payments", CANCELLED, 1.0)
-        upward = Upward(desk.address, "pod-1", "leases")
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
         assert await SettlementSender(reservations, upward).step() > 0.0
         assert [spent.tenant for _, spent in reservations.unsent(10)] == ["gone"]
         assert len(desk.settled) == 1
+        await upward.close()
+        reservations.close()
+
+
+KEYS = [bytes([number]) * 16 for number in range(1, 4)]
+
+
+def _claimed_and_dead(bench: Bench, desk: LeaseDesk) -> tuple[Reservations, list[bytes]]:
+    """A worker that died over three requests: of the first two there are records, of the third there is none."""
+    reservations = Reservations(bench.journal.parent / "leases", BOOT)
+    worker = Worker(bench, desk)
+    decision_ids = []
+    for number, key in enumerate(KEYS):
+        taken = take(worker.client.leases, ACCOUNT)
+        assert taken is not None
+        # Later than everything the agent may have missed.
+        ms = int(time.time() * 1000) + 60_000 + number
+        decision_ids.append(ms.to_bytes(6, "big") + bytes([number]) * 10)
+        holder = taken.book.holder.id
+        assert reservations.claim(key, b"content", 1.0, decision_id=decision_ids[-1], holder=holder)
+        if number < 2:
+            found = spend(worker.client.leases.held(ACCOUNT))
+            record = msgspec.structs.replace(_record(found), decision_id=decision_ids[-1], request_id=f"r{number}")
+            worker.writer.append([encode_record(record)])
+            worker.client.leases.commit([taken])
+        else:
+            worker.client.leases.undo(taken)
+    worker.die()
+    return reservations, decision_ids
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@in_a_loop
+async def test_what_became_of_requests_that_a_worker_died_over_is_told_at_once(bench: Bench, shipped: bool) -> None:
+    with LeaseDesk() as desk:
+        desk.budget("g1", uses=1000)
+        shipper = bench.shipper(None)
+        reservations, decision_ids = _claimed_and_dead(bench, desk)
+        if shipped:  # the segment is gone when the dead worker is noticed
+            for _ in range(3):
+                await shipper.step()
+            assert not [name for name in bench.files() if name.endswith(".seg")]
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
+        desk.down = True  # it does not take the control plane
+        await HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward, reservations).step()
+        for key, decision_id in zip(KEYS[:2], decision_ids, strict=False):
+            found = reservations.repeat(key, 2.0)
+            assert found is not None
+            assert found.decision_id == decision_id
+            assert msgspec.msgpack.decode(found.decision, type=Decision).spend is not None
+            assert not reservations.claim(key, b"content", 2.0)
+        assert reservations.repeat(KEYS[2], 2.0) is None
+        assert reservations.settle(decision_ids[0], "payments", CANCELLED, 2.0).grant == "g1"
+        await upward.close()
+        reservations.close()
+
+
+@in_a_loop
+async def test_requests_of_which_the_journal_cannot_tell_stay_as_they_are(bench: Bench) -> None:
+    with LeaseDesk() as desk:
+        desk.budget("g1", uses=1000)
+        first = bench.shipper(None)
+        reservations, _ = _claimed_and_dead(bench, desk)
+        for _ in range(3):
+            await first.step()
+        first.close()
+        # An agent that has not seen the records, and whose clock is ahead of the requests.
+        later = bench.shipper(None)
+        for chain in later._backlog.recent._chains.values():
+            chain.since_ms += 120_000
+        upward = Upward(Upstream(desk.address), "pod-1", "leases")
+        await HolderCloser(later, bench.journal.parent / "leases", BOOT, upward, reservations).step()
+        for key in KEYS:
+            assert (found := reservations.repeat(key, 2.0)) is not None
+            assert not found.decision
+            assert not reservations.claim(key, b"content", 2.0)
         await upward.close()
         reservations.close()

@@ -37,6 +37,7 @@ def test_every_setting_is_read() -> None:
         SIDESTEP_LISTEN="[::1]:0, unix:///run/sidestep/sidecar.sock",
         SIDESTEP_HTTP_LISTEN="0.0.0.0:9192",
         SIDESTEP_CONTROL_PLANE="cp.sidestep.svc:9190",
+        SIDESTEP_CONTROL_PLANE_INSECURE="true",
         SIDESTEP_DATA_DIR="/data",
         SIDESTEP_WORKERS="4",
         SIDESTEP_TRANSPORT="grpcio",
@@ -119,6 +120,15 @@ def test_every_setting_is_read() -> None:
             "SIDESTEP_LISTEN: 0.0.0.0:9191 can be reached from other hosts",
         ),
         ({"SIDESTEP_HTTP_LISTEN": "nowhere"}, "SIDESTEP_HTTP_LISTEN: 'nowhere' is not host:port"),
+        (
+            {"SIDESTEP_CONTROL_PLANE": "cp.sidestep.svc:9190"},
+            "SIDESTEP_CONTROL_PLANE: cp.sidestep.svc:9190 is another host, and needs SIDESTEP_CONTROL_PLANE_TLS_CA",
+        ),
+        (
+            {"SIDESTEP_CONTROL_PLANE_TLS_CERT": "/c", "SIDESTEP_CONTROL_PLANE_TLS_CA": "/a"},
+            "SIDESTEP_CONTROL_PLANE_TLS_CERT: goes together with SIDESTEP_CONTROL_PLANE_TLS_KEY",
+        ),
+        ({"SIDESTEP_CONTROL_PLANE_SERVER_NAME": "cp"}, "SIDESTEP_CONTROL_PLANE_TLS_CA: is required for TLS"),
         ({"SIDESTEP_CONTROL_PLANE": "http://cp"}, "SIDESTEP_CONTROL_PLANE: 'http://cp' is not host:port"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://c:1"}, "OTEL_EXPORTER_OTLP_ENDPOINT: 'ftp://c:1': the scheme"),
         ({"OTEL_RESOURCE_ATTRIBUTES": "a"}, "OTEL_RESOURCE_ATTRIBUTES: must be a list"),

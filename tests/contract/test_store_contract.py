@@ -24,11 +24,6 @@ POLICIES, GRANTS, DEVICES, SIGNALS = Collection.POLICIES, Collection.GRANTS, Col
 Scenario = Callable[[Callable[[Store], Awaitable[Any]]], Any]
 
 
-@pytest.fixture(params=["sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"sqlite": f"sqlite+aiosqlite:///{tmp_path}/data/sidestep.db"}[request.param]
-
-
 @pytest.fixture
 def run(url: str) -> Scenario:
     """Runs a scenario against a store that is closed afterwards."""
@@ -403,7 +398,9 @@ def test_a_sidecar_whose_control_plane_died_is_not_connected_and_is_forgotten(
     run(later)
 
 
-def test_a_newer_or_foreign_database_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_newer_or_foreign_sqlite_file_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/data/sidestep.db"
+
     async def open_and_close() -> None:
         await (await Store.open(url)).close()
 
