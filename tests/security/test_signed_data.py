@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sidestep.v1 import decision_pb2, decision_pb2_grpc, resources_pb2, sync_pb2
+from sidestep.v1 import admin_pb2, decision_pb2, decision_pb2_grpc, resources_pb2, sync_pb2
 
 from controlplane.signing import new_key, public_pem
 from engine.names import Lane
@@ -74,6 +74,11 @@ class Rig:
         self._reader.follow()
         with self._reader.view() as view:
             return view.age_s(TENANT, Clock())
+
+    def listed(self) -> admin_pb2.SidecarStatus:
+        """The sidecar as the control plane sees it; empty: not yet."""
+        found = self.plane.admin.ListSidecars(admin_pb2.ListSidecarsRequest(), timeout=5.0).sidecars
+        return next(iter(found), admin_pb2.SidecarStatus())
 
     def refused(self, *reasons: str) -> float:
         counts = [f'sidestep_sync_unverified_total{{reason="{reason}"}}' for reason in reasons or UNVERIFIED]
@@ -170,6 +175,11 @@ def test_an_honest_path_is_believed_and_health_says_by_how_many_keys(rig: Rig) -
     health = rig.pod.readyz()
     assert (health["trusted_keys"], health["trusted_keys_unusable"]) == (1, False)
     assert health["sync_unverified"] == rig.refused()
+    # One machine has one clock; both sides say so.
+    until(lambda: abs(rig.pod.readyz()["clock_offset_s"] or 99.0) < 10, "the clock to be compared")
+    assert abs(rig.pod.metric("sidestep_clock_offset_seconds")) < 10
+    until(lambda: rig.listed().HasField("clock_offset_ms"), "the control plane to be told")
+    assert abs(rig.listed().clock_offset_ms) < 10_000
 
 
 def forged_grant(response: sync_pb2.SyncResponse) -> None:

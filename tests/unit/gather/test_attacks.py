@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from engine.decide import decide
 from engine.decision import Basis, Code, Decision, Outcome
 from engine.facts import Facts, Posture
 from engine.policy.conditions import Condition
+from sidecar.clock import Clock
 from sidecar.gather.device import MAX_FITTING
 from sidecar.gather.gatherer import MAX_GRANTS, GatherConfig, Gatherer
 from sidecar.gather.grants import parse_grant
@@ -21,6 +23,7 @@ from sidecar.store.view import MAX_SUBJECT_DEVICES
 from tests.conformance import requests
 from tests.conformance.replica import Replica
 from tests.conformance.vectors import Vector, fixture, fixture_now, merge
+from tests.fakes import stock
 
 PHONE: dict[str, str] = fixture()["tenants"]["acme"]["devices/phone"]["fingerprint"]
 LAPTOP: dict[str, Any] = fixture()["tenants"]["acme"]["devices/laptop"]
@@ -243,3 +246,16 @@ def test_a_token_is_good_as_long_as_its_key(sidecar: Sidecar) -> None:
 def issuers() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = fixture()["tenants"]["acme"]["settings/default"]["issuers"]
     return found
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_clock_nothing_is_known_of_is_wrong_where_the_time_would_be_signed(tmp_path: Path, pinned: bool) -> None:
+    stored = stock.Stock(tmp_path)
+    stored.load()
+    reader = Reader(tmp_path)
+    gatherer = Gatherer(GatherConfig(stock.TENANT, 300.0, 3600.0, signed_time=pinned))
+    with reader.view() as view:
+        facts = gatherer.gather(stock.exempted(), view, time.time(), clock=Clock()).facts
+    reader.close()
+    stored.close()
+    assert facts.data.clock_off is pinned
