@@ -30,6 +30,7 @@ _NOT_EXEMPTED = frozenset(
         Code.DATA_SOFT_STALE,
         Code.DATA_HARD_STALE,
         Code.BEHIND_MIN_REVISION,
+        Code.CLOCK_OFFSET,
         Code.JOURNAL_FULL,
         Code.RATE_LIMITED,
         Code.GUARD_RAISED,

@@ -114,6 +114,8 @@ def _data(facts: Facts) -> Iterator[Change]:
             return replace(before, data=data)
 
         yield Change("data confirmed by the control plane in time", fresh)
+    if facts.data.clock_off:
+        yield Change("a clock within 30 s of the control plane's", _set("data", clock_off=False))
 
 
 def _triggers(plan: Plan) -> Iterator[Change]:

@@ -70,6 +70,8 @@ def _general(facts: Facts, rules: TenantRules, plan: Plan, allowed: bool) -> Ite
         yield Reason(Code.DATA_HARD_STALE)
     if facts.data.behind:
         yield Reason(Code.BEHIND_MIN_REVISION)
+    if facts.data.clock_off:
+        yield Reason(Code.CLOCK_OFFSET)
     if facts.journal_full:
         yield Reason(Code.JOURNAL_FULL)
     if facts.exemptions_off:

@@ -103,6 +103,8 @@ class Data(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     staleness: Staleness = Staleness.HARD
     # The caller's min_revision was not reached in time.
     behind: bool = False
+    # The machine's clock is more than 30 s off the control plane's signed time, or that ought to be known and is not.
+    clock_off: bool = False
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -32,7 +32,13 @@ INSTALLED = {
 LEFT_OUT = {"sidecar": ("controlplane",), "controlplane": ()}
 PROGRAMS = {
     "sidecar": ("sidestep-sidecar", "sidestep-healthcheck"),
-    "controlplane": ("sidestep", "sidestep-controlplane", "sidestep-healthcheck", "sidestep-injector"),
+    "controlplane": (
+        "sidestep",
+        "sidestep-controlplane",
+        "sidestep-healthcheck",
+        "sidestep-injector",
+        "sidestep-webhook-certificate",
+    ),
 }
 
 

@@ -36,7 +36,7 @@ from sidecar.outbox.journal_reports import JournalReporter, ReportSettings
 from sidecar.outbox.settlements import SettlementSender
 from sidecar.outbox.upward import Upward
 from sidecar.outbox.usage import UsageSender
-from sidecar.page import UNVERIFIED, AgentSlot, AgentWord, Page, State, boottime_ms
+from sidecar.page import OFFSET_ZERO, UNVERIFIED, AgentSlot, AgentWord, Page, State, boottime_ms
 from sidecar.store.errors import RefusedError
 from sidecar.store.marks import Marks, forget_marks
 from sidecar.store.writer import Writer
@@ -357,6 +357,8 @@ class _Agent:
         self._count(AgentWord.SYNC_MISMATCHES, state.mismatches)
         for index, fault in enumerate(UNVERIFIED):
             self._count(AgentWord.SYNC_UNVERIFIED, state.unverified.get(fault, 0), index)
+        offset_s = state.clock_offset_s
+        slot.set(AgentWord.CLOCK_OFFSET_MS, 0 if offset_s is None else OFFSET_ZERO + round(offset_s * 1000))
         slot.set(AgentWord.TRUSTED_KEYS, state.trusted_keys)
         slot.set(AgentWord.TRUSTED_KEYS_UNUSABLE, int(bool(state.trusted_keys_problem)))
         slot.set(AgentWord.SYNC_BREAKERS, len(state.broken))

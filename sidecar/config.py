@@ -32,7 +32,7 @@ PREFIX = "SIDESTEP_"
 _FILE = "SIDESTEP_CONFIG"
 # Settings of other programs, which may share the environment.
 _OTHERS = re.compile(
-    r"SIDESTEP_(CP_.*|SERVER|ADDRESS|"
+    r"SIDESTEP_(CP_.*|SERVER(_CA|_CERT|_KEY)?|ADDRESS|"
     # What Kubernetes sets for a Service whose name begins with "sidestep-"; NAME_PORT is told by its value.
     r".*_SERVICE_HOST|.*_SERVICE_PORT(_.*)?|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )

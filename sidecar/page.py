@@ -95,6 +95,9 @@ them (credentials, address, or records it refuses and the quarantine has no room
 
 EXEMPLAR_WORDS = 5
 
+OFFSET_ZERO = 2**62
+"""What is added to a signed number in a word."""
+
 
 class PageError(SidestepError):
     """The page file is missing, of another version or of another size."""
@@ -214,6 +217,8 @@ class AgentWord(IntEnum):
     HARD_STALE_MS = 128
     # 1: SIDESTEP_JOURNAL_SPOOL is set and could not be written when the agent started.
     SPOOL_UNUSABLE = 129
+    # By how much the wall clock is ahead of the control plane's signed time, ms + 2^62; 0: not known.
+    CLOCK_OFFSET_MS = 150
     # Public keys pinned; 0: development mode, whatever comes is believed.
     TRUSTED_KEYS = 140
     # 1 while SIDESTEP_TRUSTED_KEYS cannot be used as it is now: what was read before holds.

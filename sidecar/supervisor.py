@@ -34,7 +34,17 @@ from sidecar.child import HANG_S, Child
 from sidecar.health import HealthServer, Probe
 from sidecar.metrics.collect import collect
 from sidecar.metrics.text import negotiate, render
-from sidecar.page import EXPORT_STATES, LOCAL_STORES, UNVERIFIED, AgentWord, Page, State, WorkerWord, boottime_ms
+from sidecar.page import (
+    EXPORT_STATES,
+    LOCAL_STORES,
+    OFFSET_ZERO,
+    UNVERIFIED,
+    AgentWord,
+    Page,
+    State,
+    WorkerWord,
+    boottime_ms,
+)
 from sidecar.store.generation import DataDir, mark_suspect
 
 EXIT_SETTINGS = 2
@@ -247,9 +257,11 @@ class Supervisor:
         if not self._settings.trusted_keys:
             return {"trusted_keys": "development mode: whatever the control plane sends is believed"}
         agent = self._page.agent
+        offset = agent.get(AgentWord.CLOCK_OFFSET_MS)
         return {
             "trusted_keys": agent.get(AgentWord.TRUSTED_KEYS),
             "trusted_keys_unusable": bool(agent.get(AgentWord.TRUSTED_KEYS_UNUSABLE)),
+            "clock_offset_s": None if not offset else (offset - OFFSET_ZERO) / 1000,
             "sync_unverified": sum(agent.get(AgentWord.SYNC_UNVERIFIED, at) for at in range(len(UNVERIFIED))),
         }
 

@@ -201,8 +201,10 @@ class Stream:
         """Takes one message after Hello. What concerns a lane this stream does not follow is ignored."""
         self.status.seen_time.FromNanoseconds(time.time_ns())
         kind = request.WhichOneof("message")
+        # An acknowledged urgent change makes room for nothing, and is most of what is heard.
+        frees = True
         if kind == "ack":
-            self._on_ack(request.ack)
+            frees = self._on_ack(request.ack)
         elif kind == "refusal":
             self._on_refusal(request.refusal)
         elif kind == "snapshot_request":
@@ -214,29 +216,34 @@ class Stream:
             self._pings.append(request.ping.nonce)
             if request.ping.HasField("clock_offset_ms"):
                 self.status.clock_offset_ms = request.ping.clock_offset_ms
-        self._wake.set()
+        if frees:
+            self._wake.set()
         if kind != "ping":
             # That it lives is written with the next renewal: pings alone would rewrite every row again and again.
             self._on_status()
 
-    def _on_ack(self, ack: sync_pb2.Ack) -> None:
+    def _on_ack(self, ack: sync_pb2.Ack) -> bool:
+        """Whether something can be sent now that could not before."""
         follower = self._followers.get((ack.cursor.tenant, ack.cursor.lane))
         if follower is None:
-            return
+            return False
         if ack.HasField("chunk"):
             if self._transfer and self._transfer.follower is follower and self._transfer.unacked == ack.chunk:
                 self._transfer.unacked = None
-            return
+            return True
         follower.acked.CopyFrom(ack.cursor)
+        frees = False
         if (
             self._bulk_unacked
             and self._bulk_unacked[0] == follower.key
             and ack.cursor.revision >= self._bulk_unacked[1]
         ):
             self._bulk_unacked = None
+            frees = True
         if follower.refusal and follower.phase is Phase.FOLLOWING:
             follower.refusal = ""
             self._show_refusals()
+        return frees
 
     def _on_refusal(self, refusal: sync_pb2.Refusal) -> None:
         follower = self._followers.get((refusal.cursor.tenant, refusal.cursor.lane))

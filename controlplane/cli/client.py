@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -37,6 +38,10 @@ class Client:
         self.deadline_s = DEFAULT_DEADLINE_S
         self.operator_token_file: str | None = None
         self.actor: str | None = None
+        # PEM files: TLS begins with the first.
+        self.ca_file: str | None = None
+        self.cert_file: str | None = None
+        self.key_file: str | None = None
         # Of commands that change something (controlplane.cli.changes).
         self.propose = False
         self.why = ""
@@ -171,13 +176,39 @@ class Client:
         if self.operator_token_file is not None:
             # Read for each call: a long import may outlive a token.
             with open(self.operator_token_file, encoding="utf-8") as file:
-                metadata.append(authorization(file, "--operator-token-file", self.server, "--server"))
+                hidden = self.ca_file is not None
+                token = authorization(file, "--operator-token-file", self.server, "--server", encrypted=hidden)
+            metadata.append(token)
         return metadata
 
     def _open(self) -> grpc.Channel:
         if self._channel is None:
-            self._channel = open_channel(self.server)
+            self._channel = open_channel(self.server, self._credentials())
         return self._channel
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        """None: plain text. Raises Failure naming the file that cannot be used."""
+        if self.ca_file is None:
+            if self.cert_file or self.key_file:
+                raise Failure("--ca: is required for TLS")
+            return None
+        if (self.cert_file is None) != (self.key_file is None):
+            raise Failure("--cert: goes together with --key")
+        files = {"--ca": self.ca_file, "--cert": self.cert_file, "--key": self.key_file}
+        read = {}
+        for option, path in files.items():
+            if path is None:
+                continue
+            try:
+                read[option] = Path(path).read_bytes()
+            except OSError as error:
+                raise Failure(f"{option}: {path}: {error.strerror}") from None
+            what = b"PRIVATE KEY-----" if option == "--key" else b"-----BEGIN CERTIFICATE-----"
+            if what not in read[option]:
+                raise Failure(
+                    f"{option}: {path}: holds no {'private key' if option == '--key' else 'certificate'} in PEM"
+                )
+        return grpc.ssl_channel_credentials(read["--ca"], read.get("--key"), read.get("--cert"))
 
     def _pages(self, collection: Collection, prefix: str, limit: int | None) -> Iterator[Any]:
         request = admin_pb2.ListResourcesRequest(
@@ -195,16 +226,16 @@ class Client:
             request.page_token = response.next_page_token
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """A channel to a `host:port` or `unix:` address."""
-    return grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # A stray proxy setting must not carry an admin call out of the machine.
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A channel to a `host:port` or `unix:` address; without credentials in plain text."""
+    options = [
+        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+        # A stray proxy setting must not carry an admin call out of the machine.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)
 
 
 def collection_of(record: Any) -> Collection:

@@ -28,6 +28,18 @@ _EXIT_CODES = {
 }
 
 
+# What a failed TLS handshake looks like from here, and what it means for the options.
+_HANDSHAKE = (
+    ("CERTIFICATE_VERIFY_FAILED", " (the server's certificate is not signed by an authority in --ca, or has expired)"),
+    ("Hostname Verification", " (the server's certificate is for another name than --server)"),
+    ("WRONG_VERSION_NUMBER", " (the server speaks no TLS at this address)"),
+    (
+        "Socket closed",
+        " (a server with TLS does so where --ca, or a certificate it accepts in --cert and --key, is missing)",
+    ),
+)
+
+
 class Failure(click.ClickException):
     """Ends the command. `message` is one line, `field: problem` where a field is at fault."""
 
@@ -82,5 +94,6 @@ def from_rpc(error: grpc.RpcError, server: str) -> Failure:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(f"{server}: no answer within the deadline", exit_code)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Failure(f"{server}: unavailable: {details or 'no connection'}", exit_code)
+        hint = next((hint for sign, hint in _HANDSHAKE if sign in details), "")
+        return Failure(f"{server}: unavailable: {details or 'no connection'}{hint}", exit_code)
     return Failure(details or code.name, exit_code)

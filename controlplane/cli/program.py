@@ -54,6 +54,15 @@ def _shared_options(*, root: bool) -> list[click.Parameter]:
             help="File with your token as an operator.",
         ),
         option(
+            "--ca",
+            attribute="ca_file",
+            env="SIDESTEP_SERVER_CA",
+            metavar="PATH",
+            help="Authorities of the control plane's certificate, in PEM: TLS.",
+        ),
+        option("--cert", attribute="cert_file", env="SIDESTEP_SERVER_CERT", metavar="PATH", help="Your certificate."),
+        option("--key", attribute="key_file", env="SIDESTEP_SERVER_KEY", metavar="PATH", help="Its private key."),
+        option(
             "--actor",
             attribute="actor",
             env="SIDESTEP_ACTOR",

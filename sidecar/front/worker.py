@@ -201,7 +201,9 @@ class _Worker:
         self._transports = transports
         self._reader = reader
         self._health = Health()
-        gather = GatherConfig(config.tenant, config.soft_stale_s, config.hard_stale_s)
+        gather = GatherConfig(
+            config.tenant, config.soft_stale_s, config.hard_stale_s, signed_time=config.trusted_keys is not None
+        )
         self._recorder = Recorder(journal, page, clock)
         self._admission = Admission(config.callers, page) if config.callers is not None else None
         repeats = Repeats()

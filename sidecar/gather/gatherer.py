@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sidestep.v1 import decision_pb2, resources_pb2
 
 from engine import risk
+from engine.clockoffset import MAX_OFFSET_S
 from engine.errors import SidestepError
 from engine.escrow import Account
 from engine.facts import (
@@ -69,6 +70,8 @@ class GatherConfig:
     default_tenant: str
     soft_stale_s: float
     hard_stale_s: float
+    # Whether the control plane states its time under signature, so that this machine's clock can be held against it.
+    signed_time: bool = False
 
 
 # What is held of an account's budget; None: no slice was ever granted.
@@ -81,6 +84,7 @@ class _Loaded(NamedTuple):
     urgent: Cursor
     bulk: Cursor
     age_s: float | None
+    clock_off: bool
     tenant: Tenant
     # Kinds of which there is any signal.
     signal_kinds: frozenset[str]
@@ -139,7 +143,7 @@ class Gatherer:
         """
         asked = check(request, self._config.default_tenant)
         tenant_id = asked.tenant
-        cursor, bulk, age_s, tenant, signal_kinds = self._look_up(view, tenant_id, clock)
+        cursor, bulk, age_s, clock_off, tenant, signal_kinds = self._look_up(view, tenant_id, clock)
         token = self._verify(asked, tenant, now)
         session_id = (token.token.session if token and token.token else "") or asked.session
         stored = view.get(Collection.SUBJECTS, tenant_id, asked.subject)
@@ -179,7 +183,16 @@ class Gatherer:
             now=now,
             tenant=tenant_id,
             action=asked.action,
-            data=Data(cursor.epoch, cursor.revision, bulk.epoch, bulk.revision, age_s, self._staleness(age_s), behind),
+            data=Data(
+                cursor.epoch,
+                cursor.revision,
+                bulk.epoch,
+                bulk.revision,
+                age_s,
+                self._staleness(age_s),
+                behind,
+                clock_off,
+            ),
             posture=tenant.posture,
             posture_changed_at=tenant.posture_changed_at,
             exemptions_off=tenant.exemptions_off,
@@ -224,7 +237,8 @@ class Gatherer:
             urgent, bulk = _cursors(view, tenant_id)
             tenant = self._tenants.get(view, tenant_id, urgent)
             kinds = self._kinds(view, tenant_id, bulk)
-            loaded = _Loaded(urgent, bulk, view.age_s(tenant_id, clock), tenant, kinds)
+            clock_off = self._config.signed_time and _is_off(view.clock_offset_s(clock))
+            loaded = _Loaded(urgent, bulk, view.age_s(tenant_id, clock), clock_off, tenant, kinds)
             self._loaded[tenant_id] = loaded
         return loaded
 
@@ -438,3 +452,8 @@ def _add(found: list[Signal], kind: str, records: list[bytes], now: float) -> No
         if expire_at is None or now < expire_at:
             confidence = record.confidence if record.HasField("confidence") else 100
             found.append(Signal(kind, risk.weighted(record.score, confidence), record.source))
+
+
+def _is_off(offset_s: float | None) -> bool:
+    """Whether the clock is too far from the control plane's. Not known is no better."""
+    return offset_s is None or not abs(offset_s) <= MAX_OFFSET_S

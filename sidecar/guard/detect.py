@@ -7,7 +7,8 @@ makes it suspicious. Traps alone are sprung only by what is there.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from engine.fingerprint import parse_version
 from engine.plan import Plan
 from engine.policy.guards import Canary, ImpossibleTravel, InconsistentFingerprint, ManyNetworks, SharedFingerprint
 from sidecar.gather.request import Checked
+from sidecar.guard.networks import Networks, network_key
 from sidecar.guard.places import EARTH_HALFWAY_KM, Places, distance_km
 from sidecar.guard.seen import Seen, Shown
 from sidecar.guard.track import Place, Track
@@ -54,7 +56,7 @@ class ManyNetworksDetector:
 
     def detect(self, settings: ManyNetworks, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
         """Whether the networks of any track, with this one, are too many."""
-        network = _network(settings, seen.address)
+        network = None if seen.address is None else network_key(seen.address, settings.prefix4, settings.prefix6)
         held = own.networks
         if len(judging) == 1 and held is not None and network in held and len(held) <= settings.max_networks:
             return None  # as it was, and not too many
@@ -63,7 +65,7 @@ class ManyNetworksDetector:
             held = track.networks
             if held is None:
                 continue
-            forget(held, seen.now - settings.window)
+            held.forget(seen.now - settings.window)
             unseen = network is None or network not in held
             count = len(held) + unseen
             most = max(most, count)
@@ -75,26 +77,12 @@ class ManyNetworksDetector:
 
     def record(self, settings: ManyNetworks, seen: Seen, own: Track) -> None:
         """Remembers the network."""
-        network = _network(settings, seen.address)
-        if network is None:
+        if seen.address is None:
             return
-        held = own.networks
-        if held is None:
-            held = own.networks = {}
-        elif len(held) == 1 and network in held:
-            held[network] = seen.now
-            return
-        held.pop(network, None)
-        held[network] = seen.now
-        if len(held) > 2 * settings.max_networks:
-            del held[next(iter(held))]
-
-
-def _network(settings: ManyNetworks, address: bytes | None) -> bytes | None:
-    if address is None:
-        return None
-    # The length tells the family.
-    return address[: settings.prefix4 // 8] if len(address) == 4 else b"6" * 8 + address[: settings.prefix6 // 8]
+        if own.networks is None:
+            own.networks = Networks()
+        key = network_key(seen.address, settings.prefix4, settings.prefix6)
+        own.networks.add(key, seen.now, 2 * settings.max_networks)
 
 
 class ImpossibleTravelDetector:
@@ -148,15 +136,19 @@ def _moved(last: Place | None, now: float, here: tuple[float, float]) -> Place:
 
 
 def _settle(settings: ImpossibleTravel, track: Track, place: Place) -> None:
-    if track.familiar is None:
-        track.familiar = deque(maxlen=MAX_FAMILIAR)
-    for known in track.familiar:
-        if (known.latitude == place.latitude and known.longitude == place.longitude) or _near(
-            settings, known, place.latitude, place.longitude
+    familiar = track.familiar
+    if familiar is None:
+        familiar = track.familiar = array("d")
+    for at in range(0, len(familiar), 3):
+        latitude, longitude = familiar[at + 1], familiar[at + 2]
+        if (latitude == place.latitude and longitude == place.longitude) or _near(
+            settings, latitude, longitude, place.latitude, place.longitude
         ):
-            known.at = place.at
+            familiar[at] = place.at
             return
-    track.familiar.append(Place(place.at, place.latitude, place.longitude))
+    familiar.extend((place.at, place.latitude, place.longitude))
+    if len(familiar) > 3 * MAX_FAMILIAR:
+        del familiar[:3]
 
 
 def _leap(
@@ -173,14 +165,15 @@ def _leap(
     apart_km = distance_km(last.latitude, last.longitude, *here)
     if apart_km <= reach_km:
         return None
-    for known in track.familiar or ():
-        if known.at >= now - settings.familiar_for and _near(settings, known, *here):
+    familiar = track.familiar or ()
+    for at in range(0, len(familiar), 3):
+        if familiar[at] >= now - settings.familiar_for and _near(settings, familiar[at + 1], familiar[at + 2], *here):
             return None
     return Detected("IMPOSSIBLE_TRAVEL", min(1.0, 0.6 + 0.4 * (apart_km - reach_km) / 1000.0), fresh=True)
 
 
-def _near(settings: ImpossibleTravel, place: Place, latitude: float, longitude: float) -> bool:
-    return distance_km(place.latitude, place.longitude, latitude, longitude) <= max(settings.tolerance, 1.0)
+def _near(settings: ImpossibleTravel, latitude: float, longitude: float, *here: float) -> bool:
+    return distance_km(latitude, longitude, *here) <= max(settings.tolerance, 1.0)
 
 
 def _worse(one: Detected | None, other: Detected | None) -> Detected | None:
@@ -203,7 +196,9 @@ class SharedFingerprintDetector:
     def __len__(self) -> int:
         return len(self._single) + len(self._shared)
 
-    def detect(self, settings: SharedFingerprint, seen: Seen, judging: Sequence[Track], own: Track) -> Detected | None:
+    def detect(
+        self, settings: SharedFingerprint, seen: Seen, judging: Sequence[Track] = (), own: Track | None = None
+    ) -> Detected | None:
         """Whether its subjects, with this one, are too many."""
         if _known(seen):
             return None
@@ -219,7 +214,7 @@ class SharedFingerprintDetector:
             return None
         return Detected("SHARED_FINGERPRINT", excess(count, settings.max_subjects))
 
-    def record(self, settings: SharedFingerprint, seen: Seen, own: Track) -> None:
+    def record(self, settings: SharedFingerprint, seen: Seen, own: Track | None = None) -> None:
         """Remembers whose it is."""
         if _known(seen):
             return

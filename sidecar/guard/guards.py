@@ -12,7 +12,7 @@ from engine.decision import Basis, Decision, Outcome
 from engine.facts import Binding, Facts, Finding
 from engine.guards import GuardRule
 from engine.plan import Plan
-from engine.policy.guards import GUARDS, Canary, Probing
+from engine.policy.guards import GUARDS, ExemptionBurst, ImpossibleTravel, Probing, SharedFingerprint
 from sidecar.gather.gatherer import Gathered
 from sidecar.gather.request import Checked
 from sidecar.guard import learn
@@ -36,7 +36,10 @@ from sidecar.page import WorkerSlot, WorkerWord
 ENTRIES: Final = 8192
 """Subjects, fingerprints, grants and keys of each rate limit that are remembered, each."""
 _MAX_PROGRAMS: Final = 1024
-_LEARNING: Final = frozenset({"impossible-travel", "probing", "exemption-burst"})
+# Looked up once: a member of an enumeration takes as long as several comparisons.
+_UNKNOWN: Final = Binding.UNKNOWN
+_ALLOW: Final = Outcome.ALLOW
+_EXEMPTION: Final = Basis.EXEMPTION_GRANT
 _PLACE: Final = {name: place for place, name in enumerate(GUARDS)}
 
 
@@ -46,7 +49,10 @@ class _Program(NamedTuple):
     plan: Plan
     before: tuple[tuple[GuardRule, Any, Detect, Record], ...]
     traps: tuple[GuardRule, Traps] | None
-    after: tuple[tuple[GuardRule, Any], ...]
+    shared: SharedFingerprint | None
+    travel: ImpossibleTravel | None
+    burst: tuple[GuardRule, ExemptionBurst] | None
+    probing: tuple[GuardRule, Probing] | None
     # What shows the same again need not be looked at. Conditions of traps may read what is not compared.
     calming: bool
 
@@ -110,7 +116,7 @@ class Guards:
         if asked is None or not (plan.guards or limits is not None):
             return Examined(gathered)
         with self._lock:
-            unknown = facts.device.binding is Binding.UNKNOWN
+            unknown = facts.device.binding is _UNKNOWN
             shown = self._shown(gathered) if unknown else NOTHING
             if limits is not None:
                 exceeded = self._limiter.take(limits, gathered, asked.subject, shown, caller)
@@ -123,7 +129,7 @@ class Guards:
             state = self._subjects.get(facts.tenant, asked.subject, known=facts.subject.known)
             calm = state.calm
             if calm is not None:
-                if _as_before(calm, gathered, asked, program):
+                if _as_before(calm, gathered, asked, program) and not (unknown and self._is_shared(program, gathered)):
                     calm.at = facts.now
                     return Examined(gathered, program, None, (calm.track,), calm=calm)
                 calm.settle()
@@ -131,6 +137,17 @@ class Guards:
             if not unknown:
                 shown = self._shown(gathered)
             return self._look_into(gathered, seen(asked, facts, shown), state, program)
+
+    def _is_shared(self, program: _Program, gathered: Gathered) -> bool:
+        """Whether others show an unknown device's fingerprint too: that alone may change while it shows what it did. If not, it
+        is remembered."""
+        if program.shared is None:
+            return False
+        look = self._look(gathered)
+        if self._shared.detect(program.shared, look) is not None:
+            return True
+        self._shared.record(program.shared, look)
+        return False
 
     def _look_into(self, gathered: Gathered, look: Seen, state: SubjectState, program: _Program) -> Examined:
         facts, shown = gathered.facts, look.shown
@@ -161,13 +178,18 @@ class Guards:
         program = examined.program
         if program is None:
             return
-        for rule, settings in program.after:
-            if rule.name == "impossible-travel":
-                # Most are at home already.
-                if decision.outcome is Outcome.ALLOW and (examined.calm is None or not examined.calm.home):
-                    with self._lock:
-                        self._settle_in(settings, examined)
-            elif _may_find(rule, examined.gathered.facts, decision, program.plan):
+        if program.travel is not None and decision.outcome is _ALLOW:
+            calm = examined.calm
+            # Most are at home already.
+            if calm is None or not calm.home:
+                with self._lock:
+                    self._settle_in(program.travel, examined)
+        if program.burst is not None and decision.basis is _EXEMPTION:
+            with self._lock:
+                self._learn(*program.burst, examined, program.plan, decision)
+        if program.probing is not None:
+            rule, settings = program.probing
+            if learn.near_miss(settings, program.plan, examined.gathered.facts, decision):
                 with self._lock:
                     self._learn(rule, settings, examined, program.plan, decision)
 
@@ -214,10 +236,15 @@ class Guards:
         """Kept by the plan's id, which stays its own as the program holds it."""
         if len(self._programs) >= _MAX_PROGRAMS:
             self._programs.clear()
-        traps = None
-        for rule in plan.guards:
-            if isinstance(rule.settings, Canary):
-                traps = rule, Traps(rule.settings, plan)
+        rules = {rule.name: rule for rule in plan.guards}
+
+        def settings(name: str) -> Any:
+            return rules[name].settings if name in rules else None
+
+        def both(name: str) -> tuple[GuardRule, Any] | None:
+            return (rules[name], rules[name].settings) if name in rules else None
+
+        canary = rules.get("canary")
         program = self._programs[id(plan)] = _Program(
             plan,
             tuple(
@@ -225,8 +252,11 @@ class Guards:
                 for rule in plan.guards
                 if rule.name in self._detectors
             ),
-            traps,
-            tuple((rule, rule.settings) for rule in plan.guards if rule.name in _LEARNING),
+            None if canary is None else (canary, Traps(settings("canary"), plan)),
+            settings("shared-fingerprint"),
+            settings("impossible-travel"),
+            both("exemption-burst"),
+            both("probing"),
             not plan.canaries,
         )
         return program
@@ -259,7 +289,7 @@ class Guards:
 def _calm(look: Seen, own: Track, program: _Program, evidence: bytes) -> Calm | None:
     """None: what it shows has to be looked at each time. Traps that are actions may be sprung by the next one."""
     device = look.devices[0]
-    if len(look.devices) > 1 or device.binding is Binding.UNKNOWN or look.address is None:
+    if len(look.devices) > 1 or look.address is None:
         return None
     for place in (own.place, own.place_of_address):
         if place is not None and place.at != look.now:
@@ -283,13 +313,6 @@ def _as_before(calm: Calm, gathered: Gathered, asked: Checked, program: _Program
         and facts.now >= calm.at
         and (program.traps is None or not program.traps[1].names(asked, facts))
     )
-
-
-def _may_find(rule: GuardRule, facts: Facts, decision: Decision, plan: Plan) -> bool:
-    """Whether a decision can be anything to the detector."""
-    if rule.name == "exemption-burst":
-        return decision.basis is Basis.EXEMPTION_GRANT
-    return isinstance(rule.settings, Probing) and bool(learn.near_miss(rule.settings, plan, facts, decision))
 
 
 def _with_findings(facts: Facts, found: list[tuple[Finding, ...]]) -> Facts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from math import exp
+from typing import Final
 
 from engine.decision import Basis, Decision, Outcome
 from engine.facts import Facts
@@ -12,6 +14,8 @@ from engine.policy.guards import MAX_COUNT, ExemptionBurst, Probing
 from sidecar.guard.detect import Detected, excess
 from sidecar.guard.track import Rate, Track
 
+_STEP_UP: Final = Outcome.STEP_UP
+
 
 def probing(settings: Probing, plan: Plan, facts: Facts, decision: Decision, own: Track) -> Detected | None:
     """Counts a near miss; found once there are too many."""
@@ -19,11 +23,13 @@ def probing(settings: Probing, plan: Plan, facts: Facts, decision: Decision, own
     if not code:
         return None
     if own.misses is None:
-        own.misses = deque(maxlen=2 * MAX_COUNT)
+        own.misses = array("d")
     misses = own.misses
     misses.append(facts.now)
+    if len(misses) > 2 * MAX_COUNT:
+        del misses[0]
     while misses and misses[0] < facts.now - settings.window:
-        misses.popleft()
+        del misses[0]
     if len(misses) <= settings.max_near_misses:
         return None
     return Detected(code, excess(len(misses), settings.max_near_misses), fresh=True)
@@ -31,7 +37,7 @@ def probing(settings: Probing, plan: Plan, facts: Facts, decision: Decision, own
 
 def near_miss(settings: Probing, plan: Plan, facts: Facts, decision: Decision) -> str:
     """What the request only just failed, or only just stayed below; empty if nothing."""
-    if decision.outcome is Outcome.STEP_UP and plan.thresholds is not None:
+    if decision.outcome is _STEP_UP and plan.thresholds is not None:
         failed = [factor for factor in decision.factors if not factor.passed]
         if len(failed) == 1 and failed[0].score is not None:
             name, score, limits = failed[0].name, failed[0].score, plan.thresholds
@@ -41,8 +47,10 @@ def near_miss(settings: Probing, plan: Plan, facts: Facts, decision: Decision) -
                 return "PROBING_DEVICE"
             if name == "risk" and limits.max_score < score <= limits.max_score * (1 + share):
                 return "PROBING_RISK"
+    if not plan.amount_limits:
+        return ""
     amount = facts.values.get("context.amount.value")
-    if isinstance(amount, int | float):
+    if isinstance(amount, float | int):
         for limit in plan.amount_limits:
             if limit * (1 - settings.within) <= amount <= limit and limit > 0:
                 return "PROBING_AMOUNT"

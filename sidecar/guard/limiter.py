@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
-from engine.facts import Binding, Facts
+from engine.facts import Binding
 from sidecar.gather.gatherer import Gathered
 from sidecar.guard.buckets import Buckets, Limit, Limits, RateLimitedError, draw, fill, wait_s
 from sidecar.guard.seen import Shown
 from sidecar.page import LIMIT_EFFECTS, LIMITED, WorkerSlot, WorkerWord
 
-_SURER: Final = {
-    Binding.BOUND: (),
-    Binding.RECOGNISED: (Binding.BOUND,),
-    # It gets no exemption anyway.
-    Binding.UNKNOWN: (),
-}
+_BOUND: Final = Binding.BOUND
+_RECOGNISED: Final = Binding.RECOGNISED
+# By what buckets are kept apart; small numbers, since hashing an enumeration's member takes longer than all else here.
+_OF_BOUND, _OF_RECOGNISED, _OF_UNKNOWN = range(3)
 _NO_EXEMPTION, _REFUSED = (LIMIT_EFFECTS.index(effect) for effect in ("no_exemption", "refused"))
 
 
@@ -41,45 +39,41 @@ class Limiter:
 
         Raises RateLimitedError over a hard limit, and then takes no token.
         """
-        facts, now = gathered.facts, gathered.facts.now
-        wanted: list[tuple[str, Buckets, Limit, Hashable, list[float]]] = []
-        kind = facts.device.binding
+        facts = gathered.facts
+        tenant, now, binding = facts.tenant, facts.now, facts.device.binding
+        kind = _OF_BOUND if binding is _BOUND else _OF_RECOGNISED if binding is _RECOGNISED else _OF_UNKNOWN
+        wanted: list[tuple[str, Buckets, Limit, tuple[Hashable, ...], list[float]]] = []
+        key: tuple[Hashable, ...]
         if limits.subject is not None:
-            key: Hashable = (facts.tenant, subject, kind)
+            key = (tenant, subject, kind)
             wanted.append(("subject", self._subjects, limits.subject, key, self._subjects.held(key)))
-        if limits.device is not None:
-            device = _device(facts, shown, kind)
-            if device is not None:
-                wanted.append(("device", self._devices, limits.device, device, self._devices.held(device)))
+        if limits.device is not None and (kind != _OF_UNKNOWN or shown.values):
+            key = (tenant, facts.device.id if kind != _OF_UNKNOWN else shown.key, kind)
+            wanted.append(("device", self._devices, limits.device, key, self._devices.held(key)))
         if limits.caller is not None:
-            key = (facts.tenant, caller)
+            key = (tenant, caller)
             wanted.append(("caller", self._callers, limits.caller, key, self._callers.held(key)))
+        # An unknown device gets no exemption anyway.
+        full = kind != _OF_RECOGNISED
         for name, _, limit, _, held in wanted:
-            if held[1] > now and (after_s := wait_s(held, limit, now)) > 0.0:
-                self._count(name, _REFUSED)
-                raise RateLimitedError(name, after_s)
-        exceeded, surer = "", _SURER[kind]
-        for name, buckets, limit, key, held in wanted:
-            if not surer and held[0] <= now and held[1] <= now:
+            if held[0] > now or held[1] > now:
+                full = False
+                if (after_s := wait_s(held, limit, now)) > 0.0:
+                    self._count(name, _REFUSED)
+                    raise RateLimitedError(name, after_s)
+        if full:
+            for _, _, limit, _, held in wanted:
                 fill(held, limit, now)
-            elif draw(held, limit, now) or (
-                surer and name != "caller" and any(buckets.empty(self._as(key, each), limit, now) for each in surer)
+            return ""
+        exceeded = ""
+        for name, buckets, limit, key, held in wanted:
+            if draw(held, limit, now) or (
+                kind == _OF_RECOGNISED and name != "caller" and buckets.empty((*key[:-1], _OF_BOUND), limit, now)
             ):
                 self._count(name, _NO_EXEMPTION)
                 exceeded = exceeded or name
         return exceeded
 
-    def _as(self, key: Hashable, kind: Binding) -> Hashable:
-        assert isinstance(key, tuple)
-        return (*key[:-1], kind)
-
     def _count(self, limit: str, effect: int) -> None:
         if self._slot is not None:
             self._slot.add(WorkerWord.LIMITED, 1, LIMITED.index(limit) * len(LIMIT_EFFECTS) + effect)
-
-
-def _device(facts: Facts, shown: Shown, kind: Binding) -> Hashable | None:
-    """None: there is no device to speak of."""
-    if kind is not Binding.UNKNOWN:
-        return (facts.tenant, facts.device.id, kind)
-    return (facts.tenant, shown.key, kind) if shown.values else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,21 +13,41 @@ from engine.facts import Device, Facts
 from sidecar.gather.request import Checked
 
 MAX_KEPT = 4096
-MAX_KEPT_BYTES = 4 << 20
+MAX_KEPT_BYTES = 8 << 20
 """Of fingerprints as they came: 4096 of the longest there may be would be a hundred MiB and more."""
+_COMPONENT_BYTES = 160
+"""What a component takes besides its text."""
 
 
 class Shown(msgspec.Struct, eq=False):
-    """A fingerprint. `hashes`: of its components' names and values, in this process; `key` of them all. `kept`: what detectors
-    found out about it, by the settings they did so with."""
+    """A fingerprint. `packed`: what it shows, as a hash of eight bytes for each component with its value, in this process and
+    sorted; `key`: of them all. `kept`: what detectors found out about it, by the settings they did so with."""
 
     values: dict[str, str]
-    hashes: dict[int, int]
+    packed: bytes
     key: int
     kept: dict[int, tuple[object, Any]] = msgspec.field(default_factory=dict)
 
 
-NOTHING = Shown({}, {}, 0)
+NOTHING = Shown({}, b"", 0)
+
+
+def show(fingerprint: Mapping[str, str]) -> Shown:
+    """A fingerprint as guards remember it."""
+    values = dict(fingerprint)
+    if not values:
+        return NOTHING
+    packed = array("q", sorted(map(hash, values.items()))).tobytes()
+    return Shown(values, packed, hash(packed))
+
+
+def shows_no_more(packed: bytes, other: bytes) -> bool:
+    """Whether nothing is shown but what `other` shows, both as in `Shown.packed`."""
+    if packed == other or not packed:
+        return True
+    if len(packed) >= len(other):
+        return False
+    return frozenset(memoryview(packed).cast("q")).issubset(memoryview(other).cast("q"))
 
 
 class Seen(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -57,13 +78,13 @@ class Fingerprints:
         """The fingerprint whose device evidence is `encoded`."""
         shown = self._kept.get(encoded)
         if shown is None:
-            values = dict(fingerprint)
-            hashes = {hash(name): hash(value) for name, value in values.items()}
-            shown = Shown(values, hashes, hash(frozenset(hashes.items()))) if values else NOTHING
-            self._bytes += len(encoded)
+            shown = show(fingerprint)
+            # The key of it and the text of its components.
+            size = 2 * len(encoded) + _COMPONENT_BYTES * len(shown.values)
+            self._bytes += size
             if len(self._kept) >= MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
                 self._kept.clear()
-                self._bytes = len(encoded)
+                self._bytes = size
             self._kept[encoded] = shown
         return shown
 

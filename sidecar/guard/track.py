@@ -9,14 +9,16 @@ held against that person's devices, and leaving evidence out never sheds a findi
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from enum import IntEnum
 from typing import Final
 
 import msgspec
 
 from engine.facts import Binding, Device, Finding
-from sidecar.guard.seen import Shown
+from sidecar.guard.networks import Networks
+from sidecar.guard.seen import Shown, shows_no_more
 
 MAX_KNOWN: Final = 8
 """Tracks of registered devices per subject."""
@@ -80,21 +82,20 @@ class Rate:
 class Track:
     """One device of one subject. What a guard has not needed yet is None."""
 
-    __slots__ = ("familiar", "findings", "hashes", "kind", "misses", "networks", "place", "place_of_address", "uses")
+    __slots__ = ("familiar", "findings", "kind", "misses", "networks", "packed", "place", "place_of_address", "uses")
 
-    def __init__(self, kind: Kind, hashes: dict[int, int] | None) -> None:
+    def __init__(self, kind: Kind, packed: bytes | None) -> None:
         self.kind = kind
-        # Of an unknown device's fingerprint.
-        self.hashes = hashes
+        # Of an unknown device's fingerprint: what it shows.
+        self.packed = packed
         self.findings: dict[str, Raised] | None = None
-        # Networks and when they were last seen, that order.
-        self.networks: dict[bytes, float] | None = None
+        self.networks: Networks | None = None
         self.place: Place | None = None
         self.place_of_address: Place | None = None
-        # Where it was let through.
-        self.familiar: deque[Place] | None = None
+        # Where it was let through: when last, latitude and longitude of each place.
+        self.familiar: array[float] | None = None
         # When it nearly passed.
-        self.misses: deque[float] | None = None
+        self.misses: array[float] | None = None
         self.uses: Rate | None = None
 
     def raise_(self, name: str, code: str, confidence: float, now: float, hold_s: float, *, fresh: bool) -> bool:
@@ -140,8 +141,8 @@ class Calm(msgspec.Struct, eq=False):
         for place in (track.place, track.place_of_address):
             if place is not None:
                 place.at = self.at
-        if track.networks:
-            track.networks[next(reversed(track.networks))] = self.at
+        if track.networks is not None:
+            track.networks.touch(self.at)
 
 
 class SubjectState:
@@ -168,7 +169,7 @@ class SubjectState:
         track = tracks.pop(label, None)
         if track is None:
             self._make_room(unknown=kind is Kind.UNKNOWN)
-            track = Track(kind, shown.hashes if kind is Kind.UNKNOWN else None)
+            track = Track(kind, shown.packed if kind is Kind.UNKNOWN else None)
         tracks[label] = track
         return track
 
@@ -179,7 +180,9 @@ class SubjectState:
         kind = _KINDS[device.binding]
         if kind is Kind.UNKNOWN:
             return [
-                track for track in self._tracks.values() if track.hashes is None or _fits(track.hashes, shown.hashes)
+                track
+                for track in self._tracks.values()
+                if track.packed is None or shows_no_more(shown.packed, track.packed)
             ]
         surer = self._tracks.get((Kind.BOUND, device.id)) if kind is Kind.RECOGNISED else None
         return [own] if surer is None else [own, surer]
@@ -188,11 +191,6 @@ class SubjectState:
         same = [label for label in self._tracks if (label[0] is Kind.UNKNOWN) is unknown]
         if len(same) >= (MAX_UNKNOWN if unknown else MAX_KNOWN):
             del self._tracks[same[0]]
-
-
-def _fits(held: dict[int, int], shown: dict[int, int]) -> bool:
-    """Whether nothing is shown but what was."""
-    return all(held.get(name) == value for name, value in shown.items())
 
 
 def findings(tracks: list[Track], now: float) -> tuple[Finding, ...]:

@@ -12,7 +12,7 @@ from engine.decision import Decision, Spend
 from engine.facts import Facts
 from sidecar.journal.segment import MAX_RECORD_BYTES, JournalError
 
-VERSION = 3
+VERSION = 4
 # With room for the envelope it gets if it is set aside (quarantine.py).
 _MAX_BYTES = MAX_RECORD_BYTES - 256
 

@@ -219,6 +219,12 @@ SYNC_UNVERIFIED = Metric(
     "Streams given up because something on them did not prove itself. Must stay 0.",
     (Label("reason", UNVERIFIED),),
 )
+CLOCK_OFFSET = Metric(
+    "sidestep.clock.offset",
+    Kind.GAUGE,
+    "s",
+    "By how much the clock is ahead of the control plane's signed time. Beyond 30, either way, no exemption applies.",
+)
 TRUSTED_KEYS = Metric(
     "sidestep.sync.trusted_keys", Kind.GAUGE, "{key}", "Keys of the control plane that are pinned; 0: development mode."
 )

@@ -18,6 +18,7 @@ from sidecar.page import (
     LIMIT_EFFECTS,
     LIMITED,
     LOCAL_STORES,
+    OFFSET_ZERO,
     OUTCOMES,
     UNKNOWN,
     UNVERIFIED,
@@ -121,6 +122,8 @@ def collect(page: Page) -> list[Sample]:
         for row, limit in enumerate(LIMITED)
         for column, effect in enumerate(LIMIT_EFFECTS)
     )
+    offset = agent.get(AgentWord.CLOCK_OFFSET_MS)
+    found[catalogue.CLOCK_OFFSET] = (Point((), (offset - OFFSET_ZERO) / 1000),) if offset else ()
     found[catalogue.SYNC_UNVERIFIED] = tuple(
         Point((reason,), agent.get(AgentWord.SYNC_UNVERIFIED, at)) for at, reason in enumerate(UNVERIFIED)
     )

@@ -36,8 +36,9 @@ META_SCOPE: Final = b"scope"
 META_CURSOR: Final = b"cursor\0"
 META_KEY: Final = b"key\0"
 META_CONFIRMED: Final = b"confirmed\0"
+META_TIME: Final = b"time"
 META_DROP: Final = b"drop\0"
-SEALED: Final = (META_CURSOR, META_CONFIRMED, META_DROP, META_SCOPE)
+SEALED: Final = (META_CURSOR, META_CONFIRMED, META_DROP, META_SCOPE, META_TIME)
 """What the keys of bookkeeping rows start with whose values are sealed. A META_KEY row proves itself in the digest."""
 
 GrantScope = Literal["s", "r", "d"]

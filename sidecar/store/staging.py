@@ -276,10 +276,11 @@ class Staging:
         return len(raw)
 
     def _copy_bookkeeping(self, environment: Environment) -> None:
-        """Scope and confirmations: what was complete in the live generation is no less complete in this one."""
+        """Scope, time and confirmations: what was complete in the live generation is no less complete in this one."""
         live = self._writer.live
         with live.env.begin() as source:
             rows = list(keys.iterate(source.cursor(live.dbs.meta), keys.META_CONFIRMED))
+            rows += keys.iterate(source.cursor(live.dbs.meta), keys.META_TIME)
             scope = source.get(keys.META_SCOPE, db=live.dbs.meta)
         if scope is not None:
             rows.append((keys.META_SCOPE, scope))

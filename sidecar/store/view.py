@@ -75,6 +75,19 @@ class ReadView:
             oldest = max(oldest, age)
         return oldest
 
+    def clock_offset_s(self, clock: Clock) -> float | None:
+        """By how much the wall clock is ahead of the control plane's, as last stated; None: it never was.
+
+        After another boot only that it is not behind what was stated then can be told.
+        """
+        value = self._txn.get(keys.META_TIME, db=self._dbs.meta)
+        if value is None:
+            return None
+        at = keys.unpack_confirmation(keys.META_TIME, value)
+        if at.boot_id != clock.boot_id():
+            return min(0.0, clock.wall() - at.wall)
+        return clock.wall() - (at.wall + clock.boottime() - at.boottime)
+
     def scope(self) -> frozenset[str] | None:
         """The tenants this sidecar follows; None: the control plane never said."""
         value = self._txn.get(keys.META_SCOPE, db=self._dbs.meta)

@@ -122,6 +122,12 @@ class Writer:
             row = keys.lane_row(keys.META_CONFIRMED, tenant, lane)
             txn.put(row, keys.pack_confirmation(row, confirmation), db=self._live.dbs.meta)
 
+    def note_time(self, *, boottime: float, server_time: float) -> None:
+        """Records what time the control plane said it was at this moment of this boot."""
+        noted = Confirmation(self.clock.boot_id(), boottime, server_time)
+        with self._live.write() as txn:
+            txn.put(keys.META_TIME, keys.pack_confirmation(keys.META_TIME, noted), db=self._live.dbs.meta)
+
     def set_scope(self, tenants: frozenset[str]) -> frozenset[str]:
         """Follows exactly these tenants from now on, and returns those no longer followed.
 

@@ -20,6 +20,7 @@ from sidecar.sync.errors import ProtocolError, SilentError, SyncError, WithheldE
 from sidecar.sync.lanes import LaneFollower, cursor_message
 from sidecar.sync.proofs import Proofs
 from sidecar.sync.reception import Reception
+from sidecar.sync.signedtime import SignedTime
 from sidecar.sync.state import LaneId, Phase, SyncState
 from sidecar.sync.trust import UnverifiedError
 
@@ -58,6 +59,7 @@ class Session:
         self._receptions: dict[LaneId, Reception] = {}
         self._ended: deque[tuple[Staging, pb.SnapshotEnd]] = deque()
         self._confirmations = Confirmations(writer, clock)
+        self._time = SignedTime(writer, clock)
         self._admitted = False
         self._deltas = self._snapshots = self._mismatches = 0
         self._last_message_at: float | None = None
@@ -86,6 +88,7 @@ class Session:
             last_message_at=self._last_message_at,
             last_heartbeat_at=self._last_heartbeat_at,
             last_error=last_error,
+            clock_offset_s=self._time.offset_s(),
             trusted_keys=self._proofs.trusted_keys,
             trusted_keys_problem=self._proofs.problem,
             unverified=self._proofs.counts,
@@ -190,7 +193,11 @@ class Session:
         await self._send(self._ping_request())
 
     def _ping_request(self) -> pb.SyncRequest:
-        return pb.SyncRequest(ping=pb.Ping(nonce=self._confirmations.ping()))
+        offset_s = self._time.offset_s()
+        ping = pb.Ping(nonce=self._confirmations.ping())
+        if offset_s is not None:
+            ping.clock_offset_ms = round(offset_s * 1000)
+        return pb.SyncRequest(ping=ping)
 
     async def _send(self, request: pb.SyncRequest) -> None:
         if request.HasField("snapshot_request"):
@@ -273,6 +280,8 @@ class Session:
         self._last_heartbeat_at = self._clock.wall()
         asked = self._confirmations.answered(heartbeat.nonce)
         self._proofs.check_answer(heartbeat.nonce, asked=asked is not None)
+        if asked is not None and self._proofs.demanded:
+            self._time.answered(asked.boottime, heartbeat.server_time.ToNanoseconds() / 1e9)
         requests: list[pb.SyncRequest] = []
         scope = self._writer.scope() or ()
         for head in heartbeat.heads:

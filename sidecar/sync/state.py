@@ -56,6 +56,8 @@ class SyncState:
     last_message_at: float | None
     last_heartbeat_at: float | None
     last_error: str
+    clock_offset_s: float | None = None
+    """By how much the wall clock is ahead of the control plane's signed time; None: not known."""
     trusted_keys: int = 0
     """Keys that are pinned; 0: whatever comes is believed."""
     trusted_keys_problem: str = ""

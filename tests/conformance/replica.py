@@ -70,6 +70,7 @@ class Replica:
         for lane in Lane:
             self._delta(lane, wanted)
         self._held = wanted
+        self._state_time(_seconds(vector.data.get("clock_offset", "0s")), vector.data.get("time_stated_in", BOOT))
         for lane, own in ((Lane.URGENT, "urgent_age"), (Lane.BULK, "bulk_age")):
             age_s = _seconds(vector.data.get(own, vector.data.get("age", "1s")))
             self._confirm(self._tenant, lane, age_s, vector.data.get("confirmed_in", BOOT))
@@ -82,6 +83,11 @@ class Replica:
     def close(self) -> None:
         """Releases the directory."""
         self._writer.close()
+
+    def _state_time(self, offset_s: float, boot: str) -> None:
+        self.clock.boot = boot
+        self._writer.note_time(boottime=self.clock.boottime(), server_time=self.clock.wall() - offset_s)
+        self.clock.boot = BOOT
 
     def _confirm(self, tenant: str, lane: Lane, age_s: float, boot: str) -> None:
         # Within a boot its own clock tells the age, across boots the wall clock; the other one is set to mislead.

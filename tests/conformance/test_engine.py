@@ -38,6 +38,7 @@ class Engine:
                 default_tenant=base["default_tenant"],
                 soft_stale_s=parse_duration(base["soft_stale"]),
                 hard_stale_s=parse_duration(base["hard_stale"]),
+                signed_time=True,
             ),
             self._held,
         )

@@ -51,6 +51,8 @@ class Workers:
                     SIDESTEP_TENANT=base["default_tenant"],
                     SIDESTEP_SOFT_STALE=base["soft_stale"],
                     SIDESTEP_HARD_STALE=base["hard_stale"],
+                    # That it is set is all a worker looks at: time is held against the signed one.
+                    SIDESTEP_TRUSTED_KEYS=str(data_dir / "trusted.pem"),
                     SIDESTEP_WORKERS="2",
                     SIDESTEP_DIAGNOSE="true",
                     SIDESTEP_JOURNAL_MAX=journal_max,

@@ -6,6 +6,7 @@ from sidecar.page import (
     BASES,
     EXEMPLAR_WORDS,
     LATENCY_BOUNDS_S,
+    OFFSET_ZERO,
     OUTCOMES,
     AgentWord,
     Page,
@@ -41,6 +42,7 @@ def fill(page: Page) -> None:
         if own not in (AgentWord.EXEMPLARS, AgentWord.EXPORT_STATE):
             agent.set(own, int(own))
     agent.set(AgentWord.EXPORT_STATE, 2)
+    agent.set(AgentWord.CLOCK_OFFSET_MS, OFFSET_ZERO - 1500)
     write_exemplar(page, LATENCY_BOUNDS_S.index(50e-6), 40e-6)
     write_exemplar(page, len(LATENCY_BOUNDS_S), 3.0)
 

@@ -170,6 +170,8 @@ def _exempt(grant: Grant, unmet: list[Demand], facts: Facts, specs: list[Spec], 
     now = facts.now
     if facts.data.staleness is not Staleness.FRESH or facts.data.behind or facts.journal_full or facts.exemptions_off:
         return False
+    if facts.data.clock_off:
+        return False
     if _cooling(facts):
         return False
     if not specs or any(spec.exemptions is None for spec in specs):

@@ -394,6 +394,7 @@ VALUES: st.SearchStrategy[dict[str, Scalar]] = st.fixed_dictionaries(
 _DATA = st.sampled_from(
     [Data(1, 1, 1, 1, 1.0, Staleness.FRESH)] * 7
     + [Data(1, 1, 1, 1, 400.0, Staleness.SOFT), Data(), Data(1, 1, 1, 1, 1.0, Staleness.FRESH, behind=True)]
+    + [Data(1, 1, 1, 1, 1.0, Staleness.FRESH, clock_off=True)]
 )
 
 

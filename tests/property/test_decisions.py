@@ -68,6 +68,7 @@ def _data_and_switches(facts: Facts) -> Iterator[tuple[str, Facts]]:
         yield "soft-stale", replace(facts, data=replace(facts.data, staleness=Staleness.SOFT))
     yield "hard-stale", replace(facts, data=replace(facts.data, staleness=Staleness.HARD))
     yield "behind", replace(facts, data=replace(facts.data, behind=True))
+    yield "clock off", replace(facts, data=replace(facts.data, clock_off=True))
     yield "kill switch", replace(facts, exemptions_off=True)
     yield "journal full", replace(facts, journal_full=True)
     levels = list(Posture)

@@ -30,6 +30,7 @@ def test_the_sample_is_exempt() -> None:
     [
         ({"data": {"staleness": Staleness.SOFT}}, "DATA_SOFT_STALE"),
         ({"data": {"staleness": Staleness.HARD}}, "DATA_HARD_STALE"),
+        ({"data": {"clock_off": True}}, "CLOCK_OFFSET"),
         ({"data": {"behind": True}}, "BEHIND_MIN_REVISION"),
         ({"journal_full": True}, "JOURNAL_FULL"),
         ({"exemptions_off": True}, "EXEMPTIONS_OFF"),

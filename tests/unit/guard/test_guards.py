@@ -18,11 +18,13 @@ from engine.facts import Device, Finding
 from engine.policy.guards import GUARDS
 from sidecar import page
 from sidecar.gather.gatherer import Gathered
+from sidecar.guard import seen
 from sidecar.guard.guards import Guards
 from sidecar.guard.reports import MAX_QUEUED
 from sidecar.guard.track import MAX_KNOWN, MAX_UNKNOWN
 from sidecar.page import Page, WorkerWord
 from tests.unit.guard.asked import BOUND, LAPTOP, NOW, RECOGNISED, UNKNOWN, asked, rules
+from tests.unit.guard.flood import bound, flood
 
 NETWORKS = rules("{manyNetworks: {maxNetworks: 2, window: 1h, holdFor: 2h}}")
 TRAVEL = rules("{impossibleTravel: {}}")
@@ -255,33 +257,27 @@ def test_reports_nobody_takes_are_bounded() -> None:
     assert reports[-1].subject == f"s{MAX_QUEUED + 4}"
 
 
-@pytest.mark.parametrize("count", [20_000])
-def test_memory_is_bounded_however_many_keys_there_are(count: int) -> None:
-    every = rules(
-        "{manyNetworks: {}, impossibleTravel: {}, sharedFingerprint: {}, inconsistentFingerprint: {}, probing: {}}"
-    )
-    guards = Guards(entries=256)
+def test_memory_is_bounded_however_many_keys_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood that fills every table, and as much again: `python -m bench.guard_flood` throws ten million at the same bound.
 
-    def flood(start: int, number: int) -> None:
-        for key in range(start, start + number):
-            guards.examine(
-                asked(
-                    every, subject=f"s{key}", fingerprint={**LAPTOP, "canvas": str(key)}, lat=1.0, lon=float(key % 180)
-                )
-            )
-
+    Of the fingerprints as they came fewer are kept than usual; test_seen.py has their bound.
+    """
+    monkeypatch.setattr(seen, "MAX_KEPT", 16)
+    entries, whole = 24, 4 * 24 * 48
+    guards = Guards(entries=entries)
     tracemalloc.start()
     try:
-        flood(0, 5_000)
+        flood(guards, 2 * entries, 0, whole)
         gc.collect()
-        before, _ = tracemalloc.get_traced_memory()
-        flood(5_000, count)
+        full, _ = tracemalloc.get_traced_memory()
+        flood(guards, 2 * entries, whole, whole + whole // 2)
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 1 << 20
-    assert len(guards) <= 4 * 256
+    assert after < 1.2 * full
+    assert after < bound(entries) - 2 * seen.MAX_KEPT_BYTES
+    assert len(guards) <= 7 * entries
 
 
 _STEPS = st.lists(

@@ -138,6 +138,7 @@ def bookkeep(directory: Path) -> Writer:
             history.commit({(int(Collection.KEYS) if lane is Lane.URGENT else SIGNALS, "odd"): b""})
             load(writer, history)
             writer.confirm(tenant, lane, boottime=1.0, wall=1.0)
+    writer.note_time(boottime=1.0, server_time=1e9)
     writer.set_scope(frozenset({"acme"}))
     return writer
 
@@ -156,7 +157,8 @@ def said(reader: Reader) -> list[object]:
     with reader.view() as view:
         cursors = [view.cursor(tenant, lane) for tenant in ("acme", "beta") for lane in Lane]
         confirmed = [view.age_s("acme", at) for at in (Stopped("one"), Stopped("two"))]
-        return [*cursors, *confirmed, view.scope()]
+        offsets = [view.clock_offset_s(at) for at in (Stopped("one"), Stopped("two"))]
+        return [*cursors, *confirmed, *offsets, view.scope()]
 
 
 @pytest.mark.parametrize("kind", keys.SEALED, ids=lambda kind: kind.strip(b"\0").decode())

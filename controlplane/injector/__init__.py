@@ -1,0 +1,1 @@
+"""The webhook that gives pods their sidecar, and its certificate."""
