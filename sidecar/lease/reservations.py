@@ -6,12 +6,13 @@ of every process but not of the node: another boot begins an empty one, for then
     reservations   decision id -> Reservation, for an hour
     repeats        key of a request (see front/repeats.py) -> Answered, for five minutes
     order          when a repeat expires, ms, big-endian | its key -> nothing
-    outbox         decision id -> Reservation that was settled and that the control plane does not know of yet
+    unsent         settlements the control plane does not know of yet: local/outbox.py, decision id -> Reservation
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ import lmdb
 import msgspec
 
 from engine.errors import SidestepError
+from sidecar.local.outbox import Outbox, OutboxFullError
 
 if TYPE_CHECKING:
     from lmdb import _Database
@@ -41,6 +43,7 @@ _MAP_BYTES: Final = 1 << 30
 EXECUTED: Final = "EXECUTED"
 CANCELLED: Final = "CANCELLED"
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -115,18 +118,40 @@ class Reservations:
                     lock.write(boot)
                     lock.flush()
                     os.fsync(lock.fileno())
-                self._open(path)
-        except (OSError, lmdb.Error) as error:
+                try:
+                    self._open(path)
+                except (lmdb.InvalidError, lmdb.CorruptedError, ReservationsError) as error:
+                    # Nobody is exempted for want of it: what was to be given back stays spent.
+                    _log.error("%s is damaged and is begun anew: %s", path, error)
+                    shutil.rmtree(path, ignore_errors=True)
+                    self._open(path)
+        except (OSError, lmdb.Error, ReservationsError) as error:
             raise ReservationsError(f"{path}: {error}") from error
 
     def _open(self, path: Path) -> None:
         self._env: lmdb.Environment = lmdb.open(
-            str(path), map_size=_MAP_BYTES, max_dbs=4, sync=False, metasync=False, max_readers=126, mode=0o600
+            str(path), map_size=_MAP_BYTES, max_dbs=8, sync=False, metasync=False, max_readers=126, mode=0o600
         )
         self._reservations: _Database = self._env.open_db(b"reservations")
         self._repeats: _Database = self._env.open_db(b"repeats")
         self._order: _Database = self._env.open_db(b"order")
-        self._outbox: _Database = self._env.open_db(b"outbox")
+        self._outbox = Outbox(self._env.open_db(b"unsent"), MAX_OUTBOX)
+        self._take_over(self._env.open_db(b"outbox"))
+
+    def _take_over(self, before: _Database) -> None:
+        """Settlements of a version whose outbox had all tenants in one row."""
+
+        def move(txn: lmdb.Transaction[bytes]) -> None:
+            with txn.cursor(before) as cursor:
+                while cursor.first():
+                    settled = msgspec.msgpack.decode(cursor.value(), type=Reservation)
+                    self._outbox.put(txn, settled.tenant, bytes(cursor.key()), bytes(cursor.value()))
+                    cursor.delete()
+
+        with self._env.begin() as txn:
+            waiting = txn.stat(before)["entries"]
+        if waiting:
+            self._write(move)
 
     def close(self) -> None:
         """Closes it in this process."""
@@ -235,12 +260,10 @@ class Reservations:
                 return found
             if found.state:
                 raise AlreadySettledError(f"decision_id: was settled as {found.state}")
-            if txn.stat(self._outbox)["entries"] >= MAX_OUTBOX:
-                raise ReservationsError("too many settlements wait for the control plane")
             settled = msgspec.structs.replace(found, state=state)
             value = msgspec.msgpack.encode(settled)
             txn.put(decision_id, value, db=self._reservations)
-            txn.put(decision_id, value, db=self._outbox)
+            self._outbox.put(txn, settled.tenant, decision_id, value)
             if state == CANCELLED and settled.key:
                 answered = _get(txn, settled.key, self._repeats, Answered)
                 if answered is not None and answered.decision_id in (b"", decision_id):
@@ -249,29 +272,35 @@ class Reservations:
 
         return self._write(put)
 
-    def unsent(self, limit: int) -> list[tuple[bytes, Reservation]]:
-        """The oldest settlements the control plane does not know of. Raises ReservationsError."""
-        found = []
-        try:
-            with self._env.begin(self._outbox) as txn, txn.cursor() as cursor:
-                for key, value in cursor:
-                    found.append((key, msgspec.msgpack.decode(value, type=Reservation)))
-                    if len(found) >= limit:
-                        break
-        except (lmdb.Error, msgspec.MsgspecError) as error:
-            raise ReservationsError(str(error)) from error
-        return found
+    def waiting(self) -> list[str]:
+        """Tenants of settlements that the control plane does not know of. Raises ReservationsError."""
+        return self._read(self._outbox.tenants)
 
-    def sent(self, decision_ids: Iterable[bytes]) -> None:
+    def unsent(self, tenant: str, limit: int) -> list[tuple[bytes, Reservation]]:
+        """The oldest of a tenant's settlements that the control plane does not know of. Raises ReservationsError."""
+        items = self._read(lambda txn: self._outbox.page(txn, tenant, limit))
+        try:
+            return [(key, msgspec.msgpack.decode(value, type=Reservation)) for key, value in items]
+        except msgspec.MsgspecError as error:
+            raise ReservationsError(str(error)) from error
+
+    def sent(self, tenant: str, decision_ids: Iterable[bytes]) -> None:
         """The control plane knows of them. Raises ReservationsError."""
-        self._write(lambda txn: [txn.delete(each, db=self._outbox) for each in decision_ids])
+        self._write(lambda txn: self._outbox.settle(txn, tenant, decision_ids))
+
+    def _read(self, look: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
+        try:
+            with self._env.begin() as txn:
+                return look(txn)
+        except lmdb.Error as error:
+            raise ReservationsError(str(error)) from error
 
     def _write(self, change: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
         """All of a change or nothing of it."""
         try:
             with self._env.begin(write=True) as txn:
                 return change(txn)
-        except (lmdb.Error, msgspec.MsgspecError) as error:
+        except (lmdb.Error, msgspec.MsgspecError, OutboxFullError) as error:
             raise ReservationsError(str(error)) from error
 
     def _drop_repeat(self, txn: lmdb.Transaction[bytes], key: bytes, found: Answered) -> None:

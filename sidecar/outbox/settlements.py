@@ -6,14 +6,13 @@ import asyncio
 import logging
 from typing import Final
 
-import grpc
 from sidestep.v1 import lease_pb2 as pb
 
 from engine.escrow import Room
 from sidecar.front.decision_id import id_text
-from sidecar.lease.client import REFUSED
 from sidecar.lease.reservations import CANCELLED, Reservation, Reservations, ReservationsError
 from sidecar.lease.wire import to_room
+from sidecar.outbox.turns import Turns
 from sidecar.outbox.upward import Upward
 
 SETTLE_SPENDS: Final = "/sidestep.v1.LeaseService/SettleSpends"
@@ -29,6 +28,7 @@ class SettlementSender:
     def __init__(self, reservations: Reservations, upward: Upward) -> None:
         self._reservations = reservations
         self._upward = upward
+        self._turns = Turns(upward)
 
     async def run(self) -> None:
         """Sends what there is, until cancelled."""
@@ -41,28 +41,22 @@ class SettlementSender:
             await asyncio.sleep(pause_s)
 
     async def step(self) -> float:
-        """Sends all there is. Returns how long to wait before the next try, seconds. Raises ReservationsError."""
-        while unsent := self._reservations.unsent(MAX_SETTLEMENTS):
-            refused_s = 0.0
-            tenants: dict[str, list[tuple[bytes, Reservation]]] = {}
-            for item in unsent:
-                tenants.setdefault(item[1].tenant, []).append(item)
-            for tenant, items in tenants.items():
-                request = pb.SettleSpendsRequest(tenant=tenant, settlements=[_settlement(*item) for item in items])
-                try:
-                    response = await self._upward.call(SETTLE_SPENDS, request, pb.SettleSpendsResponse)
-                except grpc.aio.AioRpcError as error:
-                    refused_s = self._upward.failed(error)
-                    if error.code() in REFUSED:  # one tenant, and nothing to the others
-                        continue
-                    return refused_s
-                odd = sum(result != pb.SETTLE_RESULT_SETTLED for result in response.results)
-                if odd:
-                    _log.warning("settlements: the control plane did not take over %d of %d", odd, len(items))
-                self._reservations.sent(decision_id for decision_id, _ in items)
-            if refused_s:
-                return refused_s
-        return 0.0
+        """Sends all there is, of each tenant by itself. Returns how long to wait before the next try, seconds. Raises
+        ReservationsError."""
+        return await self._turns.take(self._reservations.waiting, self._send)
+
+    async def _send(self, tenant: str) -> bool:
+        """A page of one tenant; whether there was one. Raises grpc.aio.AioRpcError."""
+        items = self._reservations.unsent(tenant, MAX_SETTLEMENTS)
+        if not items:
+            return False
+        request = pb.SettleSpendsRequest(tenant=tenant, settlements=[_settlement(*item) for item in items])
+        response = await self._upward.call(SETTLE_SPENDS, request, pb.SettleSpendsResponse)
+        odd = sum(result != pb.SETTLE_RESULT_SETTLED for result in response.results)
+        if odd:
+            _log.warning("settlements: the control plane did not take over %d of %d", odd, len(items))
+        self._reservations.sent(tenant, [decision_id for decision_id, _ in items])
+        return True
 
 
 def _settlement(decision_id: bytes, spent: Reservation) -> pb.SpendSettlement:

@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 from sidestep.v1 import report_pb2 as pb
 
+from sidecar.outbox.turns import Turns
 from sidecar.outbox.upward import Upward
 from sidecar.usage.checks import Checks, ChecksError
 from sidecar.usage.windows import read_window, remove, waiting
@@ -32,6 +33,7 @@ class UsageSender:
         self._directory = directory
         self._checks = checks
         self._upward = upward
+        self._turns = Turns(upward)
 
     async def run(self) -> None:
         """Sends what there is, until cancelled."""
@@ -49,24 +51,43 @@ class UsageSender:
         """Sends all there is. Returns how long to wait before the next try, seconds. Raises ChecksError, OSError."""
         while True:
             paths, windows = self._windows()
-            outcomes = self._checks.unsent(MAX_OUTCOMES) if self._checks is not None else []
-            if not paths and not outcomes:
-                return 0.0
-            request = pb.ReportUsageRequest(
-                sidecar=self._upward.sidecar, windows=windows, outcomes=[check for _, check in outcomes]
-            )
+            if not paths:
+                break
             try:
-                await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
+                if not await self._taken(windows, []) and len(windows) > 1:
+                    # One of them is at fault, and must not take the others with it.
+                    for window in windows:
+                        await self._taken([window], [])
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _HOPELESS:
-                    return self._upward.failed(error)
+                return self._upward.failed(error)
+            remove(paths)
+        return 0.0 if self._checks is None else await self._turns.take(self._checks.waiting, self._send_outcomes)
+
+    async def _send_outcomes(self, tenant: str) -> bool:
+        """A page of one tenant; whether there was one. Raises grpc.aio.AioRpcError."""
+        assert self._checks is not None
+        outcomes = self._checks.unsent(tenant, MAX_OUTCOMES)
+        if not outcomes:
+            return False
+        await self._taken([], [check for _, check in outcomes])
+        self._checks.sent(tenant, [key for key, _ in outcomes])
+        return True
+
+    async def _taken(self, windows: list[pb.UsageWindow], outcomes: list[pb.SpotCheck]) -> bool:
+        """False: the control plane will never take it. Raises grpc.aio.AioRpcError."""
+        request = pb.ReportUsageRequest(sidecar=self._upward.sidecar, windows=windows, outcomes=outcomes)
+        try:
+            await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _HOPELESS:
+                raise
+            if len(windows) <= 1:
                 # Statistics: better some are missing than all that come after wait for ever.
                 _log.error(
-                    "usage: %d windows and %d outcomes are dropped: %s", len(paths), len(outcomes), error.details()
+                    "usage: %d windows and %d outcomes are dropped: %s", len(windows), len(outcomes), error.details()
                 )
-            remove(paths)
-            if self._checks is not None and outcomes:
-                self._checks.sent(key for key, _ in outcomes)
+            return False
+        return True
 
     def _windows(self) -> tuple[list[Path], list[pb.UsageWindow]]:
         """The oldest windows that fit into one message, and files that are dealt with once they are sent."""

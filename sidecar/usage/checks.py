@@ -5,7 +5,7 @@ survives the death of every process but not of the node: another boot begins an 
 then counts for nothing.
 
     open     decision id -> Check, for an hour
-    outbox   tenant | 0 | sample -> SpotCheck with its outcome, until the control plane has it
+    unsent   local/outbox.py, sample -> SpotCheck with its outcome, until the control plane has it
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 from sidestep.v1 import report_pb2
 
 from engine.errors import SidestepError
+from sidecar.local.outbox import Outbox, OutboxFullError
 
 if TYPE_CHECKING:
     from lmdb import _Database
@@ -77,7 +78,7 @@ class Checks:
                     os.fsync(lock.fileno())
                 try:
                     self._open(path)
-                except lmdb.Error:
+                except (lmdb.Error, ChecksError):
                     # What was in it counts for nothing; nobody is exempted by it.
                     shutil.rmtree(path, ignore_errors=True)
                     self._open(path)
@@ -86,10 +87,26 @@ class Checks:
 
     def _open(self, path: Path) -> None:
         self._env: lmdb.Environment = lmdb.open(
-            str(path), map_size=_MAP_BYTES, max_dbs=2, sync=False, metasync=False, max_readers=126, mode=0o600
+            str(path), map_size=_MAP_BYTES, max_dbs=4, sync=False, metasync=False, max_readers=126, mode=0o600
         )
         self._checks: _Database = self._env.open_db(b"open")
-        self._outbox: _Database = self._env.open_db(b"outbox")
+        self._outbox = Outbox(self._env.open_db(b"unsent"), MAX_OUTBOX)
+        self._take_over(self._env.open_db(b"outbox"))
+
+    def _take_over(self, before: _Database) -> None:
+        """Outcomes of a version whose outbox had all tenants in one row."""
+
+        def move(txn: lmdb.Transaction[bytes]) -> None:
+            with txn.cursor(before) as cursor:
+                while cursor.first():
+                    tenant, _, sample = bytes(cursor.key()).partition(b"\0")
+                    self._outbox.put(txn, tenant.decode(), sample, bytes(cursor.value()))
+                    cursor.delete()
+
+        with self._env.begin() as txn:
+            waiting = txn.stat(before)["entries"]
+        if waiting:
+            self._write(move)
 
     def close(self) -> None:
         """Closes it in this process."""
@@ -119,8 +136,6 @@ class Checks:
                 return
             if found.outcome:
                 raise AlreadyReportedError("decision_id: another outcome was reported")
-            if txn.stat(self._outbox)["entries"] >= MAX_OUTBOX:
-                raise ChecksError("too many outcomes wait for the control plane")
             check = report_pb2.SpotCheck.FromString(found.check)
             check.outcome = outcome
             txn.put(
@@ -129,27 +144,29 @@ class Checks:
                 db=self._checks,
             )
             # The first outcome of a sample counts, however often the user is challenged that day.
-            key = check.tenant.encode() + b"\0" + check.sample
-            txn.put(key, check.SerializeToString(), db=self._outbox, overwrite=False)
+            self._outbox.put(txn, check.tenant, check.sample, check.SerializeToString())
 
         self._write(put)
 
-    def unsent(self, limit: int) -> list[tuple[bytes, report_pb2.SpotCheck]]:
-        """Outcomes the control plane does not have, by the key to give to `sent`. Raises ChecksError."""
-        found = []
+    def waiting(self) -> list[str]:
+        """Tenants of outcomes the control plane does not have. Raises ChecksError."""
+        return self._read(self._outbox.tenants)
+
+    def unsent(self, tenant: str, limit: int) -> list[tuple[bytes, report_pb2.SpotCheck]]:
+        """A tenant's outcomes the control plane does not have, by the key to give to `sent`. Raises ChecksError."""
+        items = self._read(lambda txn: self._outbox.page(txn, tenant, limit))
+        return [(key, report_pb2.SpotCheck.FromString(value)) for key, value in items]
+
+    def sent(self, tenant: str, keys: Iterable[bytes]) -> None:
+        """The control plane has them. Raises ChecksError."""
+        self._write(lambda txn: self._outbox.settle(txn, tenant, keys))
+
+    def _read(self, look: Callable[[lmdb.Transaction[bytes]], _T]) -> _T:
         try:
-            with self._env.begin(self._outbox) as txn, txn.cursor() as cursor:
-                for key, value in cursor:
-                    found.append((bytes(key), report_pb2.SpotCheck.FromString(value)))
-                    if len(found) >= limit:
-                        break
+            with self._env.begin() as txn:
+                return look(txn)
         except lmdb.Error as error:
             raise ChecksError(str(error)) from error
-        return found
-
-    def sent(self, keys: Iterable[bytes]) -> None:
-        """The control plane has them. Raises ChecksError."""
-        self._write(lambda txn: [txn.delete(key, db=self._outbox) for key in keys])
 
     def _prune(self, txn: lmdb.Transaction[bytes], now: float, most: int) -> None:
         # Decision ids rise with time.
@@ -168,5 +185,5 @@ class Checks:
         try:
             with self._env.begin(write=True) as txn:
                 return change(txn)
-        except (lmdb.Error, msgspec.MsgspecError) as error:
+        except (lmdb.Error, msgspec.MsgspecError, OutboxFullError) as error:
             raise ChecksError(str(error)) from error

@@ -287,7 +287,7 @@ def test_spend_can_be_settled(budgeted: Callable[..., Rig]) -> None:
     assert (settled.grant, settled.subject, settled.holder, settled.count) == ("g1", "alice", spend.holder, 1)
     rig.ask(request("bob"))
     bobs = rig.records()[-1].decision_id
-    assert [key for key, _ in rig.reservations.unsent(9)] == [record.decision_id] != [bobs]
+    assert [key for key, _ in rig.reservations.unsent("acme", 9)] == [record.decision_id] != [bobs]
 
 
 def test_repeat_of_what_was_given_back_spends_again(budgeted: Callable[..., Rig]) -> None:

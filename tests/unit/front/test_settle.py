@@ -47,7 +47,7 @@ def settle(
 def test_settled_spend_is_on_its_way_up(store: Reservations) -> None:
     assert settle(store, id_text(ID), CANCELLED) == b""
     assert settle(store, id_text(ID).upper(), CANCELLED) == b""
-    assert [(key, each.state) for key, each in store.unsent(10)] == [(ID, "CANCELLED")]
+    assert [(key, each.state) for key, each in store.unsent("acme", 10)] == [(ID, "CANCELLED")]
     with pytest.raises(AlreadySettledError):
         settle(store, id_text(ID), EXECUTED)
 
@@ -70,7 +70,7 @@ def test_bad_input_is_refused_by_its_field(
     with pytest.raises(InvalidInputError) as error:
         settle(store, decision_id, settlement)
     assert str(error.value).startswith(f"{field}: ")
-    assert store.unsent(10) == []
+    assert store.unsent("acme", 10) == []
 
 
 def test_garbage_is_refused(store: Reservations) -> None:

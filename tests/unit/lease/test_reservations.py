@@ -47,14 +47,14 @@ def test_spend_is_settled_once_and_the_same_way_again(store: Reservations) -> No
     for _ in range(3):
         assert store.settle(decision_id(1), "payments", CANCELLED, NOW).state == CANCELLED
     store.settle(decision_id(2), "payments", EXECUTED, NOW)
-    assert [(key, each.state) for key, each in store.unsent(10)] == [
+    assert [(key, each.state) for key, each in store.unsent("acme", 10)] == [
         (decision_id(1), CANCELLED),
         (decision_id(2), EXECUTED),
     ]
-    store.sent([decision_id(1)])
-    assert [key for key, _ in store.unsent(10)] == [decision_id(2)]
+    store.sent("acme", [decision_id(1)])
+    assert [key for key, _ in store.unsent("acme", 10)] == [decision_id(2)]
     store.settle(decision_id(1), "payments", CANCELLED, NOW)
-    assert [key for key, _ in store.unsent(10)] == [decision_id(2)]
+    assert [key for key, _ in store.unsent("acme", 10)] == [decision_id(2)]
 
 
 @pytest.mark.parametrize(("first", "second"), [(EXECUTED, CANCELLED), (CANCELLED, EXECUTED)])
@@ -63,7 +63,7 @@ def test_what_is_settled_is_final(store: Reservations, first: str, second: str) 
     store.settle(decision_id(1), "payments", first, NOW)
     with pytest.raises(AlreadySettledError, match=first):
         store.settle(decision_id(1), "payments", second, NOW)
-    assert len(store.unsent(10)) == 1
+    assert len(store.unsent("acme", 10)) == 1
 
 
 def test_unknown_foreign_and_old_spends_cannot_be_settled(store: Reservations) -> None:
@@ -74,7 +74,7 @@ def test_unknown_foreign_and_old_spends_cannot_be_settled(store: Reservations) -
         store.settle(decision_id(1), "browsing", EXECUTED, NOW)
     with pytest.raises(UnknownDecisionError):
         store.settle(decision_id(1), "payments", CANCELLED, NOW + module.SETTLE_S + 1)
-    assert store.unsent(10) == []
+    assert store.unsent("acme", 10) == []
 
 
 def test_only_one_request_with_a_key_may_spend(store: Reservations) -> None:
@@ -101,6 +101,36 @@ def test_who_did_not_spend_makes_way(store: Reservations) -> None:
     assert store.repeat(b"k" * 16, NOW + 350) is not None
 
 
+def test_settlements_of_the_version_before_are_taken_over(tmp_path: Path) -> None:
+    store = Reservations(tmp_path, "boot-1")
+    store.keep([spending(1)], NOW)
+    store.settle(decision_id(1), "payments", CANCELLED, NOW)
+    env = store._env
+    with env.begin(write=True) as txn:
+        ((key, settled),) = [(key, txn.get(key, db=store._reservations)) for key in (decision_id(1),)]
+        assert settled is not None
+        txn.put(key, settled, db=env.open_db(b"outbox", txn=txn))
+    store.sent("acme", [decision_id(1)])
+    assert store.waiting() == []
+    store.close()
+    store = Reservations(tmp_path, "boot-1")
+    assert [(key, each.state) for key, each in store.unsent("acme", 10)] == [(decision_id(1), CANCELLED)]
+    store.close()
+
+
+def test_damaged_file_is_begun_anew_and_gives_nothing_back(tmp_path: Path) -> None:
+    store = Reservations(tmp_path, "boot-1")
+    store.keep([spending(1)], NOW)
+    store.settle(decision_id(1), "payments", CANCELLED, NOW)
+    store.close()
+    (tmp_path / "reservations" / "data.mdb").write_bytes(b"x" * 65536)
+    store = Reservations(tmp_path, "boot-1")
+    assert store.waiting() == []
+    store.keep([spending(2)], NOW)
+    store.settle(decision_id(2), "payments", EXECUTED, NOW)
+    store.close()
+
+
 _OTHER = """
 import sys
 from pathlib import Path
@@ -120,7 +150,7 @@ def test_every_process_of_the_pod_knows_the_same_and_so_does_the_next(store: Res
     assert found.returncode == -9, found.stderr
     # What it printed may have died with it, what it wrote has not.
     assert not store.claim(b"k" * 16, b"content", NOW)
-    assert [each.state for _, each in store.unsent(10)] == [CANCELLED]
+    assert [each.state for _, each in store.unsent("acme", 10)] == [CANCELLED]
 
 
 def test_another_boot_begins_empty(tmp_path: Path) -> None:
@@ -129,10 +159,10 @@ def test_another_boot_begins_empty(tmp_path: Path) -> None:
     store.settle(decision_id(1), "payments", CANCELLED, NOW)
     store.close()
     store = Reservations(tmp_path, "boot-1")
-    assert len(store.unsent(10)) == 1
+    assert len(store.unsent("acme", 10)) == 1
     store.close()
     store = Reservations(tmp_path, "boot-2")
-    assert store.unsent(10) == []
+    assert store.unsent("acme", 10) == []
     assert store.repeat(b"k" * 16, NOW) is None
     store.close()
 
@@ -149,13 +179,14 @@ def test_bounds_hold_and_the_oldest_go_first(store: Reservations, monkeypatch: p
     assert store.repeat(decision_id(485), NOW + 50) is not None
 
 
-def test_full_outbox_takes_no_more_settlements(store: Reservations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_outbox_takes_no_more_settlements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_OUTBOX", 1)
+    store = Reservations(tmp_path / "full", "boot-1")
     store.keep([spending(1), spending(2)], NOW)
     store.settle(decision_id(1), "payments", EXECUTED, NOW)
     with pytest.raises(ReservationsError):
         store.settle(decision_id(2), "payments", EXECUTED, NOW)
-    store.sent([decision_id(1)])
+    store.sent("acme", [decision_id(1)])
     store.settle(decision_id(2), "payments", EXECUTED, NOW)
 
 

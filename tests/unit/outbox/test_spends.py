@@ -128,9 +128,9 @@ async def test_settlements_are_sent_until_they_are_known(tmp_path: Path) -> None
         sender = SettlementSender(reservations, upward)
         desk.lose_answers = 1
         await sender.step()
-        assert len(reservations.unsent(10)) == 3
+        assert len(reservations.unsent("acme", 10)) == 3
         await sender.step()
-        assert reservations.unsent(10) == []
+        assert reservations.unsent("acme", 10) == []
         assert len(desk.settled) == 3
         found = desk.settled["01010101-0101-0101-0101-010101010101"]
         assert found.settlement == lease_pb2.SETTLEMENT_CANCELLED
@@ -152,14 +152,21 @@ async def test_settlements_of_a_refused_tenant_hold_up_no_others(tmp_path: Path)
 
         desk._begin = refuse  # type: ignore[method-assign]
         reservations = Reservations(tmp_path, BOOT)
-        for number, tenant in ((1, "gone"), (2, "acme")):
+        # More than fit into a message, and than a page ever held of all tenants.
+        for number, tenant in enumerate(("gone",) * 1500 + ("acme", "other"), 1):
             spent = Reservation(tenant, "g1", "alice", 2, "ab" * 16, 1, 0, 0.0, "payments")
-            reservations.keep([Spending(bytes([number]) * 16, spent)], 0.0)
-            reservations.settle(bytes([number]) * 16, "payments", CANCELLED, 1.0)
+            reservations.keep([Spending(number.to_bytes(16, "big"), spent)], 0.0)
+            reservations.settle(number.to_bytes(16, "big"), "payments", CANCELLED, 1.0)
         upward = Upward(Upstream(desk.address), "pod-1", "leases")
-        assert await SettlementSender(reservations, upward).step() > 0.0
-        assert [spent.tenant for _, spent in reservations.unsent(10)] == ["gone"]
-        assert len(desk.settled) == 1
+        sender = SettlementSender(reservations, upward)
+        await sender.step()
+        assert reservations.waiting() == ["gone"]
+        assert len(desk.settled) == 2
+        # It is not asked for at once again, and what comes meanwhile goes on.
+        reservations.keep([Spending(b"z" * 16, msgspec.structs.replace(spent, tenant="acme"))], 0.0)
+        reservations.settle(b"z" * 16, "payments", CANCELLED, 1.0)
+        await sender.step()
+        assert len(desk.settled) == 3
         await upward.close()
         reservations.close()
 

@@ -54,7 +54,7 @@ def report(
 
 
 def sent(checks: Checks) -> list[int]:
-    return [message.outcome for _, message in checks.unsent(10)]
+    return [message.outcome for _, message in checks.unsent("acme", 10)]
 
 
 def test_an_outcome_goes_up_once_and_the_first_of_a_sample_counts(checks: Checks) -> None:
@@ -64,7 +64,7 @@ def test_an_outcome_goes_up_once_and_the_first_of_a_sample_counts(checks: Checks
     assert sent(checks) == [FAILED]
     with pytest.raises(AlreadyReportedError):
         report(checks, id_text(FIRST), PASSED)
-    checks.sent(key for key, _ in checks.unsent(10))
+    checks.sent("acme", [key for key, _ in checks.unsent("acme", 10)])
     assert sent(checks) == []
 
 

@@ -150,7 +150,7 @@ def test_a_spot_check_is_kept_for_its_outcome(tmp_path: Path) -> None:
     drawn = recorded(DRAWN)
     counting.collector.note([drawn, recorded(subject="bob")])
     checks.report(drawn.decision_id, "payments", report_pb2.SPOT_CHECK_OUTCOME_PASSED, Clock().boottime())
-    ((_, message),) = checks.unsent(10)
+    ((_, message),) = checks.unsent("acme", 10)
     assert message.sample == counting.window().draws[0].sample
     checks.close()
 
