@@ -26,6 +26,10 @@ from controlplane.store.schema import migrate
 
 T = TypeVar("T")
 _TEMPLATE = "sidestep_template"
+# Waits for the other end of its input to close.
+_REAP = (
+    'cat >/dev/null; [ -d "$1" ] || exit 0; kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")"; sleep 1; rm -rf "$1"'
+)
 
 
 class Postgres:
@@ -39,6 +43,10 @@ class Postgres:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         self._migrated = False
+        # Its server is no child of this process: should this process be killed, somebody has to end it.
+        self._reaper = subprocess.Popen(
+            ["/bin/sh", "-c", _REAP, "reaper", str(self._directory)], stdin=subprocess.PIPE, start_new_session=True
+        )
         # What a crash of the machine would lose is not tested here, and is slow.
         self.execute("ALTER SYSTEM SET fsync = off")
         self.execute("SELECT pg_reload_conf()")
@@ -47,6 +55,7 @@ class Postgres:
     def __exit__(self, *_: object) -> None:
         self._server.cleanup()
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._reaper.communicate()
 
     def url(self, name: str) -> str:
         """Of a database, for SQLAlchemy."""

@@ -117,6 +117,7 @@ def test_a_replica_refuses_a_database_that_was_not_migrated(postgres: Postgres, 
         "SIDESTEP_CP_LISTEN": "127.0.0.1:0",
         "SIDESTEP_CP_HTTP_LISTEN": "127.0.0.1:0",
         "SIDESTEP_CP_DATABASE_URL": url,
+        "TMPDIR": str(tmp_path),
     }
     log = tmp_path / "log"
 
