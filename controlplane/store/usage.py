@@ -220,17 +220,20 @@ class UsageTable:
             for key, fingerprint, sidecar, subjects in await conn.execute(sketches):
                 held = found[key, fingerprint].setdefault(sidecar, DistinctCount())
                 held.merge(DistinctCount.from_bytes(subjects))
-            return {of: Shared(seen, await _devices(conn, tenant, of)) for of, seen in found.items()}
+            return {of: Shared(seen, await _devices(conn, tenant, of, since)) for of, seen in found.items()}
 
-    async def forget(self, before: float) -> None:
-        """Removes what was reported before, but for when grants were last used."""
+    async def forget(self, before: float, fingerprints_before: float) -> None:
+        """Removes what was reported before, but for when grants were last used. Fingerprints, of which anybody may show any
+        number, are kept for less."""
         with translated_errors():
             async with self._writing, for_writing(self._engine).begin() as conn:
                 await conn.execute(delete(USAGE_CHAINS).where(USAGE_CHAINS.c.taken_at < before))
                 await conn.execute(delete(SPOT_CHECKS).where(SPOT_CHECKS.c.drawn_at < before))
-                await conn.execute(delete(FINGERPRINT_DEVICES).where(FINGERPRINT_DEVICES.c.seen_at < before))
-                for table in (USAGE_COUNTS, FINGERPRINT_SUBJECTS):
-                    await conn.execute(delete(table).where(table.c.hour < int(before // HOUR_S)))
+                await conn.execute(
+                    delete(FINGERPRINT_DEVICES).where(FINGERPRINT_DEVICES.c.seen_at < fingerprints_before)
+                )
+                for table, since in ((USAGE_COUNTS, before), (FINGERPRINT_SUBJECTS, fingerprints_before)):
+                    await conn.execute(delete(table).where(table.c.hour < int(since // HOUR_S)))
 
     def _reading(self) -> Any:
         return _Reading(self._engine)
@@ -344,14 +347,19 @@ async def _take_fingerprint(
     if known is not None:
         subjects.merge(DistinctCount.from_bytes(known))
     await conn.execute(_PUT_SUBJECTS, row | {"subjects": subjects.to_bytes()})
-    held = len(await _devices(conn, usage.tenant, (usage.sketch_key, seen.fingerprint)))
-    for pair in seen.devices[: max(0, MAX_DEVICES - held)]:
+    held = set(await _devices(conn, usage.tenant, (usage.sketch_key, seen.fingerprint), 0.0))
+    for pair in seen.devices:
+        # One that is known is seen anew, however many there are.
+        if (pair.subject, pair.device) not in held:
+            if len(held) >= MAX_DEVICES:
+                continue
+            held.add((pair.subject, pair.device))
         await conn.execute(_PUT_DEVICE, key | {"subject": pair.subject, "device": pair.device, "seen_at": at})
 
 
-async def _devices(conn: AsyncConnection, tenant: str, of: Key) -> list[tuple[str, str]]:
+async def _devices(conn: AsyncConnection, tenant: str, of: Key, since: float) -> list[tuple[str, str]]:
     table = FINGERPRINT_DEVICES.c
     query = select(table.subject, table.device).where(
-        table.tenant == tenant, table.key == of[0], table.fingerprint == of[1]
+        table.tenant == tenant, table.key == of[0], table.fingerprint == of[1], table.seen_at >= since
     )
     return [(subject, device) for subject, device in await conn.execute(query.order_by(table.subject, table.device))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -52,21 +53,35 @@ class UsageSender:
             outcomes = self._checks.unsent(MAX_OUTCOMES) if self._checks is not None else []
             if not paths and not outcomes:
                 return 0.0
-            request = pb.ReportUsageRequest(
-                sidecar=self._upward.sidecar, windows=windows, outcomes=[check for _, check in outcomes]
-            )
             try:
-                await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
+                await self._send([*windows, *(check for _, check in outcomes)])
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _HOPELESS:
-                    return self._upward.failed(error)
-                # Statistics: better some are missing than all that come after wait for ever.
-                _log.error(
-                    "usage: %d windows and %d outcomes are dropped: %s", len(paths), len(outcomes), error.details()
-                )
+                return self._upward.failed(error)
             remove(paths)
             if self._checks is not None and outcomes:
                 self._checks.sent(key for key, _ in outcomes)
+
+    async def _send(self, items: Sequence[pb.UsageWindow | pb.SpotCheck]) -> None:
+        """Raises grpc.aio.AioRpcError where trying again may help. Of what is refused only what is at fault is dropped: these are
+        statistics, and better some are missing than all that come after wait for ever."""
+        if not items:
+            return
+        request = pb.ReportUsageRequest(
+            sidecar=self._upward.sidecar,
+            windows=[item for item in items if isinstance(item, pb.UsageWindow)],
+            outcomes=[item for item in items if isinstance(item, pb.SpotCheck)],
+        )
+        try:
+            await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _HOPELESS:
+                raise
+            if len(items) > 1:
+                half = len(items) // 2
+                await self._send(items[:half])
+                await self._send(items[half:])
+            else:
+                _log.error("usage: a %s is dropped: %s", items[0].DESCRIPTOR.name, error.details())
 
     def _windows(self) -> tuple[list[Path], list[pb.UsageWindow]]:
         """The oldest windows that fit into one message, and files that are dealt with once they are sent."""
