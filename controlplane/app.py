@@ -16,18 +16,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sidestep.v1 import (
-    access_pb2,
     access_pb2_grpc,
-    admin_pb2,
     admin_pb2_grpc,
-    audit_pb2,
     audit_pb2_grpc,
-    lease_pb2,
     lease_pb2_grpc,
-    report_pb2,
     report_pb2_grpc,
-    sync_pb2,
-    usage_pb2,
     usage_pb2_grpc,
 )
 
@@ -39,15 +32,21 @@ from controlplane.api.health import Health
 from controlplane.api.identity import IdentityInterceptor
 from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
+from controlplane.api.quotas import ImportQuotas
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.sync import SyncService
 from controlplane.api.usage import UsageService
 from controlplane.api.writing import Writer
 from controlplane.changes import Changes
-from controlplane.config import FILE_SETTING, Settings, load_settings, setting_name
+from controlplane.config import FILE_SETTING, Settings, load_settings, otel_environment, setting_name
 from controlplane.due import DueGrants
 from controlplane.errors import SettingsError
+from controlplane.metrics.calls import CallsInterceptor
+from controlplane.metrics.catalogue import SERVICES
+from controlplane.metrics.collect import Collector, Sources
+from controlplane.metrics.lag import LoopLag
+from controlplane.metrics.meters import Meters
 from controlplane.operators import SETTING as OPERATORS_SETTING
 from controlplane.operators import Operators
 from controlplane.retention import Retention
@@ -62,16 +61,7 @@ from engine.tokenfiles import TokenFilesError
 
 _LOG = logging.getLogger(__name__)
 
-_SERVICES = (
-    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
-    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
-    audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name,
-    audit_pb2.DESCRIPTOR.services_by_name["ProposalService"].full_name,
-    sync_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name,
-    report_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
-    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
-    lease_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
-)
+_SERVICES = tuple(service.full_name for service in SERVICES)
 _GRPC_OPTIONS = (
     # Without this a second process would take over part of the connections instead of failing to start.
     ("grpc.so_reuseport", 0),
@@ -130,6 +120,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             ack_timeout_s=settings.ack_timeout,
             max_streams=settings.max_streams,
         )
+        meters = Meters(version("sidestep"), otel_environment())
+        stack.push_async_callback(asyncio.to_thread, meters.close)
         operators = _read_operators(settings)
         refusals = Refusals(store)
         stack.push_async_callback(refusals.close)
@@ -142,9 +134,31 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
                 "operators": "development mode: anyone may administer",
                 "approvals": "by asserted names: that the second person is another one is only said",
             },
+            lambda accept: _scrape(meters, collector, accept),
         )
-        identity = IdentityInterceptor(operators, refusals)
-        server = _build_server(settings, store, sync, status, identity, refusals)
+        errors = ErrorInterceptor()
+        interceptors = (CallsInterceptor(meters.record_call), errors, IdentityInterceptor(operators, refusals))
+        server = grpc.aio.server(interceptors=interceptors, options=_GRPC_OPTIONS)
+        tenants = settings.scope()
+        leases = LeaseService(store, lambda _context: tenants)
+        reports = ReportService(store, refusals, tenants)
+        quotas = ImportQuotas(per_tenant=settings.imports_per_tenant, records_per_minute=settings.import_records)
+        _add_services(server, settings, store, sync, status, leases, reports, quotas)
+        lag = LoopLag()
+        collector = Collector(
+            Sources(
+                store,
+                changes,
+                snapshots,
+                sync,
+                leases,
+                reports,
+                quotas,
+                lag,
+                meters.rpcs,
+                lambda: errors.store_failures,
+            )
+        )
         grpc_address = _listen_grpc(server, settings)
         http_address = await _listen_http(status, settings)
         stack.push_async_callback(status.close)
@@ -158,6 +172,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Serving]:
             refusals.run(),
             watch.run(),
             DueGrants(store, settings.due_interval).run(),
+            lag.run(),
+            collector.run(),
+            meters.run(collector.collect),
         ]
         if operators is not None:
             works.append(operators.follow())
@@ -218,34 +235,38 @@ def _read_operators(settings: Settings) -> Operators | None:
         raise SettingsError(f"{OPERATORS_SETTING}: {error}") from None
 
 
-def _build_server(
+def _add_services(
+    server: grpc.aio.Server,
     settings: Settings,
     store: Store,
     sync: SyncService,
     status: Health,
-    identity: IdentityInterceptor,
-    refusals: Refusals,
-) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(), identity), options=_GRPC_OPTIONS)
+    leases: LeaseService,
+    reports: ReportService,
+    quotas: ImportQuotas,
+) -> None:
     access = AccessService(store, Reviewer(store, store.usage.last_used))
     access_pb2_grpc.add_AccessServiceServicer_to_server(access, server)  # type: ignore[no-untyped-call]
     writer = Writer(store)
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(store, writer), server)  # type: ignore[no-untyped-call]
+    admin = AdminService(store, writer, quotas)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)  # type: ignore[no-untyped-call]
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)  # type: ignore[no-untyped-call]
-    reports = ReportService(store, refusals, settings.scope())
     report_pb2_grpc.add_ReportServiceServicer_to_server(reports, server)  # type: ignore[no-untyped-call]
     proposals = ProposalService(store, writer)
     audit_pb2_grpc.add_ProposalServiceServicer_to_server(proposals, server)  # type: ignore[no-untyped-call]
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)  # type: ignore[no-untyped-call]
-    tenants = settings.scope()
-    leases = LeaseService(store, lambda _context: tenants)
     lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)  # type: ignore[no-untyped-call]
     sync.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(status.servicer, server)
     if settings.reflection:
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-    return server
+
+
+async def _scrape(meters: Meters, collector: Collector, accept: str) -> tuple[str, bytes]:
+    meters.update(await collector.collect())
+    # Some hundred series: not in the event loop.
+    return await asyncio.to_thread(meters.render, accept)
 
 
 def _listen_grpc(server: grpc.aio.Server, settings: Settings) -> str:

@@ -115,6 +115,8 @@ class Changes:
         self._subscribers: set[Updates] = set()
         self._encoded_heads: dict[frozenset[str] | None, bytes] = {}
         self._task: asyncio.Task[None] | None = None
+        self.failures = 0
+        """Times the heads could not be read."""
 
     async def start(self) -> None:
         """Reads the heads and follows them from then on. Raises StoreError."""
@@ -142,7 +144,11 @@ class Changes:
 
     def is_current(self) -> bool:
         """Whether the heads were read a moment ago. If not, the database is out of reach and they prove nothing."""
-        return time.monotonic() - self._polled_at < max(_CURRENT_FOR_S, 4 * self._poll_s)
+        return self.age_s() < max(_CURRENT_FOR_S, 4 * self._poll_s)
+
+    def age_s(self) -> float:
+        """Seconds since the heads were last read."""
+        return time.monotonic() - self._polled_at
 
     @contextmanager
     def subscribe(self, wake: asyncio.Event, scope: frozenset[str] | None) -> Iterator[Updates]:
@@ -207,6 +213,7 @@ class Changes:
                     _LOG.warning("following the change log again")
                 failing = False
             except StoreError as error:
+                self.failures += 1
                 if not failing:
                     _LOG.error("cannot follow the change log: %s", error)
                 failing = True

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     listen: Address = Field("127.0.0.1:9190", description="where gRPC is served")
-    http_listen: Address = Field("127.0.0.1:9189", description="where /healthz and /readyz are served")
+    http_listen: Address = Field("127.0.0.1:9189", description="where /healthz, /readyz and /metrics are served")
     database_url: Annotated[str, AfterValidator(_check_database)] = Field(
         "sqlite+aiosqlite:///sidestep.db", description="the database"
     )
@@ -100,6 +100,12 @@ class Settings(BaseSettings):
         60.0, ge=1, le=3_600, description="longest wait for a sidecar to acknowledge a snapshot chunk"
     )
     max_streams: int = Field(10_000, ge=1, description="sidecars connected at a time")
+    imports_per_tenant: int = Field(2, ge=1, le=4, description="imports of one tenant at a time")
+    import_records: int = Field(
+        3_000_000,
+        ge=1,
+        description="records a tenant may import per minute; an import may overdraw, the next one waits",
+    )
     max_snapshot_builds: int = Field(2, ge=1, le=16, description="snapshots built at a time")
     log_entries: int = Field(10_000, ge=1, description="commits kept per tenant and lane in the change log")
     log_bytes: Bytes = Field(256 * 1024**2, ge=1024, description="bytes kept per tenant and lane in the change log")

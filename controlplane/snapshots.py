@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -103,7 +104,8 @@ class Snapshots:
         self._withdrawn: dict[LaneKey, list[_Offered]] = {}
         self._flights: dict[LaneKey, asyncio.Task[_Offered]] = {}
         self._lock: int | None = None
-        self.built = 0
+        self.built = self.built_bytes = self.failed = 0
+        self.build_s = 0.0
 
     async def start(self) -> None:
         """Takes the directory over and finds what an earlier run left. Raises StoreError."""
@@ -164,6 +166,7 @@ class Snapshots:
     def _landed(self, key: LaneKey, flight: asyncio.Task[_Offered]) -> None:
         del self._flights[key]
         if not flight.cancelled() and flight.exception() is not None:
+            self.failed += 1
             _LOG.warning("no snapshot of tenants/%s lane %s: %s", key[0], key[1].name, flight.exception())
 
     async def _provide(self, key: LaneKey) -> _Offered:
@@ -207,6 +210,7 @@ class Snapshots:
 
     async def _build(self, key: LaneKey) -> SnapshotFile:
         tenant, lane = key
+        began = time.monotonic()
         async with self._store.read_lane(tenant, lane) as (head, batches):
             # No two files share a name, so unlinking one that is no longer read never hits its successor.
             name = f"{tenant}.{int(lane)}.{head.epoch}.{head.revision}.{secrets.token_hex(4)}{SUFFIX}"
@@ -221,6 +225,8 @@ class Snapshots:
             except OSError as error:
                 raise StoreError(f"snapshot {path.name}: {error.strerror}") from error
         self.built += 1
+        self.built_bytes += file.offer.bytes
+        self.build_s += time.monotonic() - began
         _LOG.info("snapshot of tenants/%s lane %s at revision %d built", tenant, lane.name, head.revision)
         return file
 

@@ -175,15 +175,16 @@ class _Agent:
         boot = Clock().boot_id()
         upward = Upward(config.control_plane, config.sidecar_name, "leases")
         parts.push_async_callback(upward.close)
-        tellers: list[Teller] = [HolderCloser(shipper, config.leases_dir, boot, upward)]
         try:
             reservations = Reservations(config.leases_dir, boot)
         except ReservationsError as error:
             _log.error("leases: %s; settlements are not sent", error)
-        else:
-            parts.callback(reservations.close)
-            tellers.append(SettlementSender(reservations, upward))
-        return tellers
+            return [HolderCloser(shipper, config.leases_dir, boot, upward)]
+        parts.callback(reservations.close)
+        return [
+            HolderCloser(shipper, config.leases_dir, boot, upward, reservations),
+            SettlementSender(reservations, upward),
+        ]
 
     def _authentications(self, parts: AsyncExitStack) -> list[Teller]:
         """What tells the control plane of reported authentications."""

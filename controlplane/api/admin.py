@@ -19,10 +19,11 @@ from controlplane.api.identity import admit, begin
 from controlplane.api.imports import Import
 from controlplane.api.journals import list_anchors, list_chains
 from controlplane.api.paging import page_size, read_token, write_token
+from controlplane.api.quotas import ImportQuotas
 from controlplane.api.resources import decode, name_of, public
 from controlplane.api.rules import get_rules, hash_subject
 from controlplane.api.writing import Writer
-from controlplane.errors import NotFoundError, OverloadedError
+from controlplane.errors import NotFoundError
 from controlplane.kinds import KINDS
 from controlplane.store import Head, Store
 from engine.errors import InvalidInputError
@@ -31,17 +32,15 @@ from engine.policy import PolicyError, parse_policy
 
 # A page is cut here, well below the 4 MiB that gRPC clients accept unless told otherwise.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
-MAX_IMPORTS = 4
-_RETRY_IMPORT_S = 5.0
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """The verbs of admin.proto over a store. One instance serves all calls, in one event loop."""
 
-    def __init__(self, store: Store, writer: Writer) -> None:
+    def __init__(self, store: Store, writer: Writer, quotas: ImportQuotas) -> None:
         self._store = store
         self._writer = writer
-        self._imports = 0
+        self._quotas = quotas
 
     async def PutResource(self, request: admin_pb2.PutResourceRequest, context: Any) -> admin_pb2.PutResourceResponse:
         """Creates or replaces a record; equal content changes nothing and keeps the revision."""
@@ -115,28 +114,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request_iterator: AsyncIterator[admin_pb2.ImportResourcesRequest], context: Any
     ) -> admin_pb2.ImportResourcesResponse:
         """Receives start, batches and commit. Whatever ends the stream before the commit discards all of it."""
-        if self._imports >= MAX_IMPORTS:
-            raise OverloadedError(f"{MAX_IMPORTS} imports are running", _RETRY_IMPORT_S)
-        self._imports += 1
-        started: Import | None = None
-        try:
-            async for request in request_iterator:
-                kind = request.WhichOneof("message")
-                if (kind == "start") is not (started is None):
-                    raise InvalidInputError("message", "an import begins with one start message")
-                if started is None:
-                    started = Import(self._store, request.start)
-                elif kind == "batch":
-                    await started.add(request.batch)
-                elif kind == "commit":
-                    return await started.commit(request.commit.count)
-                else:
-                    raise InvalidInputError("message", "must be a batch or the commit")
-            raise InvalidInputError("commit", "the stream ended without it; nothing was written")
-        finally:
-            self._imports -= 1
-            if started is not None:
-                await started.close()
+        with self._quotas.run() as run:
+            started: Import | None = None
+            try:
+                async for request in request_iterator:
+                    kind = request.WhichOneof("message")
+                    if (kind == "start") is not (started is None):
+                        raise InvalidInputError("message", "an import begins with one start message")
+                    if started is None:
+                        started = Import(self._store, request.start)
+                        run.begin(started.tenant)
+                    elif kind == "batch":
+                        run.take(len(request.batch.resources))
+                        await started.add(request.batch)
+                    elif kind == "commit":
+                        return await started.commit(request.commit.count)
+                    else:
+                        raise InvalidInputError("message", "must be a batch or the commit")
+                raise InvalidInputError("commit", "the stream ended without it; nothing was written")
+            finally:
+                if started is not None:
+                    await started.close()
 
     async def CheckPolicy(self, request: admin_pb2.CheckPolicyRequest, context: Any) -> admin_pb2.CheckPolicyResponse:
         """Every problem of a policy document, with line and column."""

@@ -62,7 +62,13 @@ def details_of(error: SidestepError) -> Metadata:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends a call with the status of the error its handler raised; an unexpected error is logged and told as INTERNAL."""
+    """Ends a call with the status of the error its handler raised; an unexpected error is logged and told as INTERNAL.
+
+    `store_failures` counts the calls that ended because the database failed.
+    """
+
+    def __init__(self) -> None:
+        self.store_failures = 0
 
     async def intercept_service(
         self,
@@ -74,23 +80,23 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         wrapped = {
-            kind: _translating(behaviour)
+            kind: self._translating(behaviour)
             for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
             if inspect.iscoroutinefunction(behaviour := getattr(handler, kind))
         }
         return handler._replace(**wrapped) if hasattr(handler, "_replace") else handler
 
+    def _translating(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def translated(request: Any, context: Any) -> Any:
+            try:
+                return await behaviour(request, context)
+            except SidestepError as error:
+                self.store_failures += isinstance(error, errors.StoreError)
+                await context.abort(code_of(error), str(error), trailing_metadata=details_of(error))
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                _LOG.exception("a call failed unexpectedly")
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
-def _translating(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def translated(request: Any, context: Any) -> Any:
-        try:
-            return await behaviour(request, context)
-        except SidestepError as error:
-            await context.abort(code_of(error), str(error), trailing_metadata=details_of(error))
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            _LOG.exception("a call failed unexpectedly")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-
-    return translated
+        return translated

@@ -58,7 +58,7 @@ class Import:
     def __init__(self, store: Store, start: admin_pb2.ImportStart) -> None:
         """Raises InvalidInputError if the start message cannot be followed, ForbiddenError."""
         self._store = store
-        self._tenant = parse_parent(start.parent, "start.parent")
+        self._tenant = self.tenant = parse_parent(start.parent, "start.parent")
         self._collection = _collection(start.collection)
         self._source = _source(self._collection, start.source)
         self._note = begin(Permission.WRITE, self._tenant, "import", _subject_of(start, self._collection))

@@ -14,6 +14,8 @@ from sidestep.v1 import lease_pb2_grpc, resources_pb2
 
 from controlplane.api.sidecars import check_sidecar
 from controlplane.errors import ScopeError
+from controlplane.metrics.catalogue import LEASES
+from controlplane.metrics.tally import Tally
 from controlplane.store import Store
 from engine.books import Settled, Settling
 from engine.errors import InvalidInputError
@@ -31,6 +33,12 @@ _RESULTS = {
     Settled.SETTLED: pb.SETTLE_RESULT_SETTLED,
     Settled.SETTLED_OTHERWISE: pb.SETTLE_RESULT_SETTLED_OTHERWISE,
 }
+_RESULT_NAMES = {
+    pb.LEASE_REFUSAL_UNSPECIFIED: "granted",
+    pb.LEASE_REFUSAL_EXHAUSTED: "exhausted",
+    pb.LEASE_REFUSAL_NO_BUDGET: "no_budget",
+    pb.LEASE_REFUSAL_CURRENCY: "currency",
+}
 _SETTLEMENTS = {pb.SETTLEMENT_EXECUTED: True, pb.SETTLEMENT_CANCELLED: False}
 
 _LOG = logging.getLogger(__name__)
@@ -42,13 +50,17 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     def __init__(self, store: Store, scope_of: Callable[[Any], frozenset[str] | None]) -> None:
         self._store = store
         self._scope_of = scope_of
+        self.results = Tally.of(LEASES)
 
     async def Lease(self, request: pb.LeaseRequest, context: Any) -> pb.LeaseResponse:
         """Takes totals over and grants asks."""
         self._admit(request.tenant, context)
         message = read_lease(request)
         answer = await self._store.budgets.lease(request.tenant, request.sidecar, message)
-        return pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        response = pb.LeaseResponse(slices=[_slice(each) for each in answer.slices])
+        for line in response.slices:
+            self.results.add(_RESULT_NAMES[line.refusal])
+        return response
 
     async def CloseHolder(self, request: pb.CloseHolderRequest, context: Any) -> pb.CloseHolderResponse:
         """Ends a holder by its exact totals."""

@@ -15,6 +15,8 @@ from controlplane.api.refusals import Refusals
 from controlplane.api.sidecars import check_sidecar, check_text
 from controlplane.api.usage import check_usage, tenants_of, within_time
 from controlplane.errors import ScopeError
+from controlplane.metrics.catalogue import AUTHENTICATIONS
+from controlplane.metrics.tally import Tally
 from controlplane.proofs import MAX_TOKEN_BYTES
 from controlplane.store import Store
 from engine.errors import InvalidInputError
@@ -40,6 +42,7 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
         self._store = store
         self._refusals = refusals
         self._scope = scope
+        self.results = Tally.of(AUTHENTICATIONS)
 
     async def ReportJournal(
         self, request: report_pb2.ReportJournalRequest, context: Any
@@ -88,10 +91,12 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
                 problem=receipt.problem,
                 device_updated=receipt.device_updated,
             )
+            self.results.add("refused" if receipt.problem else "recorded")
             if receipt.problem:
                 _LOG.warning("sidecar %s: a reported authentication was refused: %s", request.sidecar, receipt.problem)
         for refused in request.refusals:
             await reporting.refuse(refused)
+            self.results.add("refused")
         return response
 
 

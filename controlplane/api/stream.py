@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
 
 from sidestep.v1 import admin_pb2, resources_pb2, sync_pb2
@@ -83,7 +83,11 @@ class Stream:
         *,
         heartbeat_s: float,
         ack_timeout_s: float,
+        on_delta: Callable[[Lane], None] = lambda _: None,
+        on_chunk: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._on_delta = on_delta
+        self._on_chunk = on_chunk
         self._scope = scope
         self._changes = changes
         self._snapshots = snapshots
@@ -108,6 +112,16 @@ class Stream:
         )
         self.status.connect_time.FromNanoseconds(time.time_ns())
         self.status.seen_time.CopyFrom(self.status.connect_time)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a snapshot is on its way, or waits to be."""
+        return self._transfer is not None or any(self._wanting.values())
+
+    def acknowledged(self) -> Iterator[tuple[LaneKey, sync_pb2.Cursor]]:
+        """Every lane it follows, and where the sidecar says it stands; epoch 0: nowhere yet."""
+        for follower in self._followers.values():
+            yield follower.key, follower.acked
 
     def end(self, error: SidestepError) -> None:
         """Makes `run` raise an error soon."""
@@ -250,6 +264,7 @@ class Stream:
                     break
                 follower.sent = frame.revision
                 await self._write(frame.message)
+                self._on_delta(Lane.URGENT)
                 busy = True
         return busy
 
@@ -265,6 +280,7 @@ class Stream:
                 self._behind[Lane.BULK].pop(key, None)
                 self._behind[Lane.BULK][key] = follower
                 await self._write(frames[0].message)
+                self._on_delta(Lane.BULK)
                 return True
         return False
 
@@ -333,6 +349,7 @@ class Stream:
             transfer.next_chunk += 1
             transfer.sent_at = asyncio.get_running_loop().time()
             await self._send(sync_pb2.SyncResponse(snapshot_chunk=chunk))
+            self._on_chunk(len(payload))
             return True
         follower = transfer.follower
         follower.sent = cursor.revision

@@ -13,12 +13,15 @@ import grpc
 from sidestep.v1 import sync_pb2
 
 from controlplane.api.sidecars import check_sidecar, check_text
+from controlplane.api.standing import Sent, Standing, standing_of
 from controlplane.api.stream import Stream
 from controlplane.changes import Changes
-from controlplane.errors import DrainingError, OverloadedError
+from controlplane.errors import DrainingError, OverloadedError, StalledError
+from controlplane.metrics.catalogue import ENDS, REFUSALS
+from controlplane.metrics.tally import Tally
 from controlplane.snapshots import Snapshots
 from controlplane.store import Store
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, SidestepError
 from engine.names import Lane
 
 _LOG = logging.getLogger(__name__)
@@ -63,6 +66,14 @@ class SyncService:
         # The stream that speaks for a sidecar: after a reconnect the old one may live on for a while.
         self._latest: dict[str, Stream] = {}
         self._draining = False
+        self.admitted = 0
+        self.refused = Tally.of(REFUSALS)
+        self.ended = Tally.of(ENDS)
+        self.sent = Sent()
+
+    def standing(self) -> Standing:
+        """Where all streams stand at this moment."""
+        return standing_of(self._streams, self._changes.heads)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers the service. Answers are encoded already, once for all streams, so none is serialised here."""
@@ -80,14 +91,20 @@ class SyncService:
     async def Sync(self, requests: Any, context: Any) -> None:
         """One stream; ends with the client's half-close, or an error."""
         if self._draining:
+            self.refused.add("draining")
             raise DrainingError
         if self._open >= self._max_streams:
+            self.refused.add("full")
             raise OverloadedError("too many sidecars are connected", random.uniform(1.0, 5.0))  # noqa: S311
         self._open += 1
         try:
             # Only now may the sidecar speak: see SyncService in sync.proto.
             await context.send_initial_metadata(((ADMITTED, "true"),))
-            hello = await _read_hello(context)
+            try:
+                hello = await _read_hello(context)
+            except InvalidInputError:
+                self.refused.add("hello")
+                raise
             await self._serve(hello, context)
         finally:
             self._open -= 1
@@ -108,17 +125,31 @@ class SyncService:
             on_status,
             heartbeat_s=self._heartbeat_s,
             ack_timeout_s=self._ack_timeout_s,
+            on_delta=self._on_delta,
+            on_chunk=self._on_chunk,
         )
         self._streams.add(stream)
+        self.admitted += 1
         self._latest[name] = stream
         on_status()
         _LOG.info("sidecar %s connected", name)
         tasks = {asyncio.create_task(stream.run()), asyncio.create_task(_receive(context, stream))}
+        ended = "left"
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except StalledError:
+            ended = "stalled"
+            raise
+        except DrainingError:
+            ended = "draining"
+            raise
+        except SidestepError:
+            ended = "failed"
+            raise
         finally:
+            self.ended.add(ended)
             for task in tasks:
                 task.cancel()
             self._streams.discard(stream)
@@ -128,6 +159,12 @@ class SyncService:
                 del self._latest[name]
             _LOG.info("sidecar %s disconnected", name)
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _on_delta(self, lane: Lane) -> None:
+        self.sent.deltas.add(lane.name.lower())
+
+    def _on_chunk(self, size: int) -> None:
+        self.sent.chunk_bytes += size
 
 
 async def _receive(context: Any, stream: Stream) -> None:

@@ -37,6 +37,7 @@ from controlplane.store.proposals import ProposalTable
 from controlplane.store.rules import Rules, read_rules
 from controlplane.store.schema import ensure_schema
 from controlplane.store.sidecars import SidecarTable
+from controlplane.store.stock import Stock, read_stock
 from controlplane.store.tables import CHANGES, HEADS, RECORDS, SCHEMA
 from controlplane.store.usage import UsageTable
 from engine.names import Lane
@@ -285,6 +286,10 @@ class Store:
         """Removes sidecars not seen since; returns how many."""
         async with self._writing:
             return await self._sidecars.forget(seen_before)
+
+    async def stock(self, now: float) -> Stock:
+        """How much there is of what operators watch; `now` in Unix seconds."""
+        return await read_stock(self._engine, now)
 
     # Transactions
 

@@ -138,15 +138,23 @@ class Budgets:
             return None
         if found.content != content:
             raise different()
-        if not found.answer:
+        if not found.decision:
             return Kept(key, content, 0.0, None)
-        return Kept(key, content, 0.0, msgspec.msgpack.decode(found.decision, type=Decision), found.answer)
+        decision = msgspec.msgpack.decode(found.decision, type=Decision)
+        return Kept(key, content, 0.0, decision, found.answer, decision_id=found.decision_id)
 
-    def claim(self, key: bytes, content: bytes, instead_of: bytes) -> bool:
-        """Whether a request may spend: no other with its key did, or is about to, but for one whose answer no longer holds.
+    def claim(self, key: bytes, content: bytes, instead_of: bytes, decision_id: bytes, taken: Taken) -> bool:
+        """Whether a request may spend: no other with its key did, or is about to, but for a decision that no longer holds.
         Raises ReservationsError if that cannot be told; from then on nothing is spent for a while."""
         try:
-            claimed = self._reservations.claim(key, content, self._clock.boottime(), instead_of)
+            claimed = self._reservations.claim(
+                key,
+                content,
+                self._clock.boottime(),
+                instead_of,
+                decision_id=decision_id,
+                holder=taken.book.holder.id,
+            )
         except ReservationsError as error:
             self._fail(error)
             raise
@@ -162,7 +170,7 @@ class Budgets:
             except ReservationsError as error:
                 self._fail(error)
                 return True  # it is decided without
-            return found is None or bool(found.answer)
+            return found is None or bool(found.decision)
 
         return over
 

@@ -35,6 +35,8 @@ class Kept(msgspec.Struct, eq=False):
     answer: bytes | None = None
     # It was taken back, or could not be recorded: the next one is the first.
     dropped: bool = False
+    # Of the pod's memory only. Where that has no answer, one is made for this decision.
+    decision_id: bytes = b""
 
     def settled(self) -> bool:
         """Whether nothing about it will change any more."""

@@ -166,6 +166,8 @@ class DecisionServicer:
             decision = decide(credited(gathered.facts, earlier.spend), rules)
             if same(earlier, decision) and (self._budgets is None or not self._budgets.lacking(facts, rules, decision)):
                 took_s = time.perf_counter() - begun
+                if not answer and known is not None:
+                    answer = self._answers.encode(known.decision_id, gathered.facts, rules, earlier, None)
                 return Verdict(
                     request, traceparent, caller, batch, gathered, decision, took_s, b"", answer, repeated=True
                 )
@@ -179,9 +181,9 @@ class DecisionServicer:
             other = self.repeats.find(key, content, time.monotonic())
             return Waiting(lambda: True, examined) if other is None else _patiently(other.settled, patient, examined)
         if verdict.taken is not None and self._budgets is not None:
-            instead_of = known.answer if known is not None else None
+            instead_of = known.decision_id if known is not None else b""
             try:
-                verdict.claimed = self._budgets.claim(key, content, instead_of or b"")
+                verdict.claimed = self._budgets.claim(key, content, instead_of, verdict.decision_id, verdict.taken)
             except ReservationsError:
                 # It cannot be told whether it was spent for: it is decided again, without budgets.
                 self.unrecorded(verdict)

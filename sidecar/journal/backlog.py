@@ -23,6 +23,7 @@ from engine.decision import Spend
 from sidecar.journal.cursor import CursorFile, Spent, Tally, load_cursor, save_cursor
 from sidecar.journal.heads import Head
 from sidecar.journal.reader import Entry, Position, SegmentReader
+from sidecar.journal.recent import RecentSpends
 from sidecar.journal.record import spend_of
 from sidecar.journal.segment import JournalError, SegmentName, list_segments
 from sidecar.journal.span import UnreadableRecordError, encode_span
@@ -59,12 +60,12 @@ class _Source(NamedTuple):
 @dataclass(slots=True)
 class _Reach:
     """How far a batch gets in one segment: the place, how many of its records are in the batch, the last one's hash, and what
-    they spent, each with the number of its record."""
+    they spent, each with the number of its record, and the record."""
 
     position: Position
     count: int = 0
     head: bytes = b""
-    spends: list[tuple[int, Spend]] = field(default_factory=list)
+    spends: list[tuple[int, Spend, bytes]] = field(default_factory=list)
 
 
 class Unsettled(NamedTuple):
@@ -116,6 +117,9 @@ class Backlog:
         self._presumed = {name.chain for name in self._segments()} if cursor is None else set()
         self._unsaved = cursor is None
         self._holders = HolderFiles(directory.parent / "leases")
+        self.recent = RecentSpends()
+        for chain, tally in self._cursor.chains.items():
+            self.recent.begin(chain, tally.settled)
         if cursor is None and self.kind == Backlog.kind:
             self._doubt()
 
@@ -210,6 +214,7 @@ class Backlog:
 
     def drop_spent(self) -> None:
         """Forgets what was spent by holders whose files are gone: nobody will ask any more."""
+        self.recent.keep(self._holders.open_chains() | {name.chain for name in self._segments()})
         if not self._cursor.spent:
             return
         known = self._holders.names()
@@ -305,7 +310,7 @@ class Backlog:
         reach.count += 1
         spend = spend_of(entry.payload)
         if spend is not None:
-            reach.spends.append((entry.sequence, spend))
+            reach.spends.append((entry.sequence, spend, entry.payload))
         return True
 
     def _record(self, name: SegmentName, entry: Entry) -> tuple[str, Entry]:
@@ -319,8 +324,10 @@ class Backlog:
         if before.spooled or settled == before.settled:
             self._cursor.chains.setdefault(name.chain, before)
             return 0
-        for sequence, spend in reach.spends:
+        self.recent.begin(name.chain, before.settled)
+        for sequence, spend, record in reach.spends:
             if sequence >= before.settled:
+                self.recent.add(name.chain, record)
                 self._cursor.spent.setdefault(spend.holder, Spent(name.chain, {})).add(spend)
         fresh = min(reach.count, settled - before.settled)
         lost = settled - before.settled - fresh

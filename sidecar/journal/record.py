@@ -98,6 +98,8 @@ class _Decision(msgspec.Struct, frozen=True, gc=False):
 
 class _Record(msgspec.Struct, frozen=True, gc=False):
     decision: _Decision = _Decision()
+    decision_id: bytes = b""
+    request_id: str = ""
 
 
 _SPENDER: msgspec.msgpack.Decoder[_Record] = msgspec.msgpack.Decoder(_Record)
@@ -112,6 +114,18 @@ def spend_of(data: bytes) -> Spend | None:
         return _SPENDER.decode(data).decision.spend
     except msgspec.MsgspecError:
         return None
+
+
+def spent_request(data: bytes) -> tuple[bytes, str]:
+    """Decision id and request id of an encoded record that spent something; empty for any other."""
+    if _SPEND_KEY in data:
+        try:
+            record = _SPENDER.decode(data)
+        except msgspec.MsgspecError:
+            return b"", ""
+        if record.decision.spend is not None:
+            return record.decision_id, record.request_id
+    return b"", ""
 
 
 def decode_record(data: bytes) -> AnyRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from sidecar.journal.backlog import Backlog, file_size
@@ -17,10 +17,11 @@ from sidecar.journal.cursor import Spent, Tally
 from sidecar.journal.export import Exporter
 from sidecar.journal.heads import Head, Heads
 from sidecar.journal.quarantine import Quarantine, quarantine_segments
+from sidecar.journal.recent import Found, in_segments
 from sidecar.journal.segment import list_segments
 from sidecar.journal.sender import Sender
 from sidecar.journal.spool import copy_to_spool
-from sidecar.lease.replay import spent_in_all
+from sidecar.lease.replay import begins_at, spent_in_all
 from sidecar.page import AgentSlot, AgentWord
 
 _CURSOR_EVERY_S = 1.0
@@ -123,6 +124,15 @@ class Shipper:
             if self._backlog.spent(chain, holder)[0] == tally:
                 return found
             # Records were settled, and perhaps removed, while they were read.
+
+    async def requests(self, chain: str, ids: Collection[bytes]) -> Found:
+        """The records of decisions that spent in a chain that has ended: of those it is asked for, those there are. Raises
+        OSError: not now."""
+        begins = await asyncio.to_thread(begins_at, self._directory, chain)
+        records = await asyncio.to_thread(in_segments, self._directory, chain, ids)
+        # Afterwards: what left the segments meanwhile is here.
+        recent = self._backlog.recent.find(chain, ids)
+        return Found(recent.records | records, 0.0 if begins == 0 else recent.since_ms)
 
     def drop_spent(self) -> None:
         """Forgets what holders spent that are closed."""

@@ -75,15 +75,17 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request that spent. `until`: CLOCK_BOOTTIME, seconds. `answer`: empty until its record is in the journal. `decision`: as
-    MessagePack."""
+    """A request that spent. `until`: CLOCK_BOOTTIME, seconds. `decision`, as MessagePack: empty until its record is in the
+    journal. `answer`: also empty where the journal had to tell that there is such a record."""
 
     content: bytes
     until: float
     decision: bytes = b""
     answer: bytes = b""
-    # Of the spend; empty until then.
+    # Of the spend.
     decision_id: bytes = b""
+    # Who is about to spend.
+    holder: str = ""
 
 
 class Spending(msgspec.Struct, frozen=True):
@@ -139,15 +141,27 @@ class Reservations:
             raise ReservationsError(str(error)) from error
         return found if found is not None and now < found.until else None
 
-    def claim(self, key: bytes, content: bytes, now: float, instead_of: bytes = b"") -> bool:
-        """Says that a request is about to spend. False: another with its key is, or did. `instead_of`: an earlier answer that no
-        longer holds, and does not hinder. Raises ReservationsError."""
+    def claim(
+        self,
+        key: bytes,
+        content: bytes,
+        now: float,
+        instead_of: bytes = b"",
+        *,
+        decision_id: bytes = b"",
+        holder: str = "",
+    ) -> bool:
+        """Says that a request is about to spend, by which decision and whose slice. False: another with its key is, or did.
+        `instead_of`: id of an earlier decision that no longer holds, and does not hinder. Raises ReservationsError."""
 
         def put(txn: lmdb.Transaction[bytes]) -> bool:
             found = _get(txn, key, self._repeats, Answered)
-            if found is not None and now < found.until and not (instead_of and found.answer == instead_of):
-                return False
-            self._put_repeat(txn, key, Answered(content, now + REPEAT_S), found)
+            if found is not None and now < found.until:
+                made_way = bool(instead_of and found.decision and found.decision_id == instead_of)
+                if not made_way:
+                    return False
+            claimed = Answered(content, now + REPEAT_S, decision_id=decision_id, holder=holder)
+            self._put_repeat(txn, key, claimed, found)
             return True
 
         return self._write(put)
@@ -162,6 +176,36 @@ class Reservations:
                     self._drop_repeat(txn, key, found)
 
         self._write(drop)
+
+    def unanswered(self, holder: str) -> list[tuple[bytes, Answered]]:
+        """Requests that were about to spend of a holder's slices, and of which nothing more is known. Raises
+        ReservationsError."""
+        found = []
+        try:
+            with self._env.begin(self._repeats) as txn, txn.cursor() as cursor:
+                for key, value in cursor:
+                    claimed = msgspec.msgpack.decode(value, type=Answered)
+                    if claimed.holder == holder and not claimed.decision:
+                        found.append((bytes(key), claimed))
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise ReservationsError(str(error)) from error
+        return found
+
+    def resolve(self, key: bytes, claimed: Answered, spending: Spending | None) -> None:
+        """The journal of its dead holder tells what became of such a request: `spending`, or nothing. Raises
+        ReservationsError."""
+
+        def put(txn: lmdb.Transaction[bytes]) -> None:
+            found = _get(txn, key, self._repeats, Answered)
+            if found != claimed:
+                return
+            if spending is None or spending.answered is None:
+                self._drop_repeat(txn, key, found)
+            else:
+                txn.put(spending.decision_id, msgspec.msgpack.encode(spending.reservation), db=self._reservations)
+                self._put_repeat(txn, key, spending.answered, found)
+
+        self._write(put)
 
     def keep(self, spendings: Sequence[Spending], now: float) -> None:
         """Keeps spends whose records are in the journal, before they are answered. Raises ReservationsError."""

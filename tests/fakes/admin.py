@@ -19,6 +19,7 @@ from controlplane.api.grants import AccessService
 from controlplane.api.identity import IdentityInterceptor
 from controlplane.api.leases import LeaseService
 from controlplane.api.proposals import ProposalService
+from controlplane.api.quotas import MAX_IMPORTS, ImportQuotas
 from controlplane.api.refusals import Refusals
 from controlplane.api.reports import ReportService
 from controlplane.api.usage import UsageService
@@ -96,6 +97,7 @@ class AdminServer:
         self.store = await Store.open(self._url)
         self.operators = Operators(self._operators_path) if self._operators_path else None
         self.refusals = Refusals(self.store)
+        self.quotas = ImportQuotas(per_tenant=MAX_IMPORTS, records_per_minute=10_000_000)
         await self._serve("127.0.0.1:0")
 
     async def _serve(self, listen: str) -> None:
@@ -106,7 +108,7 @@ class AdminServer:
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(self.store), self._server)
         report_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(self.store, self.refusals), self._server)
         writer = Writer(self.store)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self.store, writer, self.quotas), self._server)
         audit_pb2_grpc.add_ProposalServiceServicer_to_server(ProposalService(self.store, writer), self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(self.store), self._server)
         leases = LeaseService(self.store, lambda _context: frozenset({"acme", "globex"}))

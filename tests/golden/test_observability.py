@@ -14,6 +14,7 @@ import promql_parser
 import pytest
 import yaml
 
+from controlplane.metrics.catalogue import CATALOGUE as OF_THE_CONTROL_PLANE
 from sidecar.metrics.catalogue import CATALOGUE, Kind
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +37,10 @@ class Known(NamedTuple):
 def known() -> dict[str, Known]:
     """Series by name: of the catalogue, and recorded ones."""
     found: dict[str, Known] = {}
-    for metric in CATALOGUE:
+    for metric in (*CATALOGUE, *OF_THE_CONTROL_PLANE):
         labels: dict[str, tuple[str, ...] | None] = dict.fromkeys(OF_THE_TARGET)
         labels |= {label.name: label.values for label in metric.labels}
-        if metric.kind is Kind.HISTOGRAM:
+        if metric.kind == Kind.HISTOGRAM:
             found |= {f"{metric.prometheus}{suffix}": Known(labels) for suffix in ("_sum", "_count")}
             found[f"{metric.prometheus}_bucket"] = Known(labels | {"le": None})
         else:

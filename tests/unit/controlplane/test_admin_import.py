@@ -13,7 +13,7 @@ import pytest
 from sidestep.v1 import admin_pb2 as api
 from sidestep.v1 import resources_pb2 as pb
 
-from controlplane.api.admin import MAX_IMPORTS
+from controlplane.api.quotas import MAX_IMPORTS
 from controlplane.api.staging import RepeatedError, Staged, Staging
 from engine.names import Collection
 from tests.fakes.admin import AdminServer

@@ -349,16 +349,16 @@ class Breakable(Reservations):
     def repeat(self, *args: Any) -> Any:
         return self._or_raise("repeat", *args)
 
-    def claim(self, *args: Any) -> Any:
-        return self._or_raise("claim", *args)
+    def claim(self, *args: Any, **named: Any) -> Any:
+        return self._or_raise("claim", *args, **named)
 
     def keep(self, *args: Any) -> Any:
         return self._or_raise("keep", *args)
 
-    def _or_raise(self, name: str, *args: Any) -> Any:
+    def _or_raise(self, name: str, *args: Any, **named: Any) -> Any:
         if name in self.broken:
             raise ReservationsError("MDB_CORRUPTED")
-        return getattr(Reservations, name)(self, *args)
+        return getattr(Reservations, name)(self, *args, **named)
 
 
 @pytest.fixture

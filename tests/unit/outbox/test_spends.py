@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from sidestep.v1 import lease_pb2
 
-from engine.decision import Spend
+from engine.decision import Decision, Spend
 from engine.escrow import Account, Room
 from sidecar.journal.record import encode_record
 from sidecar.journal.segment import SegmentWriter
@@ -158,5 +159,81 @@ async def test_settlements_of_a_refused_tenant_hold_up_no_others(tmp_path: Path)
         assert await SettlementSender(reservations, upward).step() > 0.0
         assert [spent.tenant for _, spent in reservations.unsent(10)] == ["gone"]
         assert len(desk.settled) == 1
+        await upward.close()
+        reservations.close()
+
+
+KEYS = [bytes([number]) * 16 for number in range(1, 4)]
+
+
+def _claimed_and_dead(bench: Bench, desk: LeaseDesk) -> tuple[Reservations, list[bytes]]:
+    """A worker that died over three requests: of the first two there are records, of the third there is none."""
+    reservations = Reservations(bench.journal.parent / "leases", BOOT)
+    worker = Worker(bench, desk)
+    decision_ids = []
+    for number, key in enumerate(KEYS):
+        taken = take(worker.client.leases, ACCOUNT)
+        assert taken is not None
+        # Later than everything the agent may have missed.
+        ms = int(time.time() * 1000) + 60_000 + number
+        decision_ids.append(ms.to_bytes(6, "big") + bytes([number]) * 10)
+        holder = taken.book.holder.id
+        assert reservations.claim(key, b"content", 1.0, decision_id=decision_ids[-1], holder=holder)
+        if number < 2:
+            found = spend(worker.client.leases.held(ACCOUNT))
+            record = msgspec.structs.replace(_record(found), decision_id=decision_ids[-1], request_id=f"r{number}")
+            worker.writer.append([encode_record(record)])
+            worker.client.leases.commit([taken])
+        else:
+            worker.client.leases.undo(taken)
+    worker.die()
+    return reservations, decision_ids
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+@in_a_loop
+async def test_what_became_of_requests_that_a_worker_died_over_is_told_at_once(bench: Bench, shipped: bool) -> None:
+    with LeaseDesk() as desk:
+        desk.budget("g1", uses=1000)
+        shipper = bench.shipper(None)
+        reservations, decision_ids = _claimed_and_dead(bench, desk)
+        if shipped:  # the segment is gone when the dead worker is noticed
+            for _ in range(3):
+                await shipper.step()
+            assert not [name for name in bench.files() if name.endswith(".seg")]
+        upward = Upward(desk.address, "pod-1", "leases")
+        desk.down = True  # it does not take the control plane
+        await HolderCloser(shipper, bench.journal.parent / "leases", BOOT, upward, reservations).step()
+        for key, decision_id in zip(KEYS[:2], decision_ids, strict=False):
+            found = reservations.repeat(key, 2.0)
+            assert found is not None
+            assert found.decision_id == decision_id
+            assert msgspec.msgpack.decode(found.decision, type=Decision).spend is not None
+            assert not reservations.claim(key, b"content", 2.0)
+        assert reservations.repeat(KEYS[2], 2.0) is None
+        assert reservations.settle(decision_ids[0], "payments", CANCELLED, 2.0).grant == "g1"
+        await upward.close()
+        reservations.close()
+
+
+@in_a_loop
+async def test_requests_of_which_the_journal_cannot_tell_stay_as_they_are(bench: Bench) -> None:
+    with LeaseDesk() as desk:
+        desk.budget("g1", uses=1000)
+        first = bench.shipper(None)
+        reservations, _ = _claimed_and_dead(bench, desk)
+        for _ in range(3):
+            await first.step()
+        first.close()
+        # An agent that has not seen the records, and whose clock is ahead of the requests.
+        later = bench.shipper(None)
+        for chain in later._backlog.recent._chains.values():
+            chain.since_ms += 120_000
+        upward = Upward(desk.address, "pod-1", "leases")
+        await HolderCloser(later, bench.journal.parent / "leases", BOOT, upward, reservations).step()
+        for key in KEYS:
+            assert (found := reservations.repeat(key, 2.0)) is not None
+            assert not found.decision
+            assert not reservations.claim(key, b"content", 2.0)
         await upward.close()
         reservations.close()
