@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from sidestep.v1 import report_pb2, report_pb2_grpc
@@ -12,7 +13,7 @@ from controlplane.api.authentications import Authentications
 from controlplane.api.chains import check_chain
 from controlplane.api.refusals import Refusals
 from controlplane.api.sidecars import check_sidecar, check_text
-from controlplane.api.usage import check_usage, tenants_of
+from controlplane.api.usage import check_usage, tenants_of, within_time
 from controlplane.identity.sidecars import Sidecars
 from controlplane.metrics.catalogue import AUTHENTICATIONS
 from controlplane.metrics.tally import Tally
@@ -61,6 +62,7 @@ class ReportService(report_pb2_grpc.ReportServiceServicer):
     async def ReportUsage(self, request: report_pb2.ReportUsageRequest, context: Any) -> report_pb2.ReportUsageResponse:
         """Takes over what decisions and guards came to."""
         check_usage(request)
+        within_time(request, time.time())
         caller = await self._sidecars.admit(context, request.sidecar)
         for tenant in sorted(tenants_of(request)):
             self._sidecars.refuse_tenant(caller, tenant)

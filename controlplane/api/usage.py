@@ -67,6 +67,26 @@ def check_usage(request: report_pb2.ReportUsageRequest) -> None:
             raise InvalidInputError(f"outcomes[{at}].outcome", "is required")
 
 
+def within_time(request: report_pb2.ReportUsageRequest, now: float) -> None:
+    """Times of a sidecar whose clock is ahead become `now`: what lies in the future would count in every window to come, and
+    never be forgotten."""
+    latest_ns = int(now * 1e9)
+
+    def limit(time: Timestamp) -> None:
+        if time.ToNanoseconds() > latest_ns:
+            time.FromNanoseconds(latest_ns)
+
+    for window in request.windows:
+        limit(window.end_time)
+        for usage in window.tenants:
+            for use in usage.grants:
+                limit(use.last_time)
+            for check in usage.draws:
+                limit(check.draw_time)
+    for check in request.outcomes:
+        limit(check.draw_time)
+
+
 def tenants_of(request: report_pb2.ReportUsageRequest) -> set[str]:
     """Every tenant that a report is about."""
     named = {usage.tenant for window in request.windows for usage in window.tenants}

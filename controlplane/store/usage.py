@@ -232,16 +232,17 @@ class UsageTable:
             for key, fingerprint, sidecar, subjects in await conn.execute(sketches):
                 held = found[key, fingerprint].setdefault(sidecar, DistinctCount())
                 held.merge(DistinctCount.from_bytes(subjects))
-            return {of: Shared(seen, await _devices(conn, tenant, of)) for of, seen in found.items()}
+            return {of: Shared(seen, await _devices(conn, tenant, of, since)) for of, seen in found.items()}
 
-    async def forget(self, before: float) -> None:
-        """Removes what was reported before, but for when grants were last used."""
-        hour = int(before // HOUR_S)
+    async def forget(self, before: float, fingerprints_before: float) -> None:
+        """Removes what was reported before, but for when grants were last used. Fingerprints, of which anybody may show any
+        number, are kept for less."""
+        kept = ((USAGE_COUNTS, before), (FINGERPRINT_SUBJECTS, fingerprints_before))
         statements = (
             delete(USAGE_CHAINS).where(USAGE_CHAINS.c.taken_at < before),
             delete(SPOT_CHECKS).where(SPOT_CHECKS.c.drawn_at < before),
-            delete(FINGERPRINT_DEVICES).where(FINGERPRINT_DEVICES.c.seen_at < before),
-            *(delete(table).where(table.c.hour < hour) for table in (USAGE_COUNTS, FINGERPRINT_SUBJECTS)),
+            delete(FINGERPRINT_DEVICES).where(FINGERPRINT_DEVICES.c.seen_at < fingerprints_before),
+            *(delete(table).where(table.c.hour < int(since // HOUR_S)) for table, since in kept),
         )
 
         async def write(conn: AsyncConnection) -> None:
@@ -339,14 +340,19 @@ async def _take_fingerprint(
     if known is not None:
         subjects.merge(DistinctCount.from_bytes(known))
     await conn.execute(_PUT_SUBJECTS.on(conn), row | {"subjects": subjects.to_bytes()})
-    held = len(await _devices(conn, usage.tenant, (usage.sketch_key, seen.fingerprint)))
-    for pair in seen.devices[: max(0, MAX_DEVICES - held)]:
+    held = set(await _devices(conn, usage.tenant, (usage.sketch_key, seen.fingerprint), 0.0))
+    for pair in seen.devices:
+        # One that is known is seen anew, however many there are.
+        if (pair.subject, pair.device) not in held:
+            if len(held) >= MAX_DEVICES:
+                continue
+            held.add((pair.subject, pair.device))
         await conn.execute(_PUT_DEVICE.on(conn), key | {"subject": pair.subject, "device": pair.device, "seen_at": at})
 
 
-async def _devices(conn: AsyncConnection, tenant: str, of: Key) -> list[tuple[str, str]]:
+async def _devices(conn: AsyncConnection, tenant: str, of: Key, since: float) -> list[tuple[str, str]]:
     table = FINGERPRINT_DEVICES.c
     query = select(table.subject, table.device).where(
-        table.tenant == tenant, table.key == of[0], table.fingerprint == of[1]
+        table.tenant == tenant, table.key == of[0], table.fingerprint == of[1], table.seen_at >= since
     )
     return [(subject, device) for subject, device in await conn.execute(query.order_by(table.subject, table.device))]

@@ -44,4 +44,5 @@ class Watch:
             await find_shared(self._store, tenant, self._limits)
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + _FORGET_EVERY_S
-            await self._store.usage.forget(time.time() - _KEPT_S)
+            now = time.time()
+            await self._store.usage.forget(now - _KEPT_S, now - 2 * self._limits.window_s)

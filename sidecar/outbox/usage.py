@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,10 +55,7 @@ class UsageSender:
             if not paths:
                 break
             try:
-                if not await self._taken(windows, []) and len(windows) > 1:
-                    # One of them is at fault, and must not take the others with it.
-                    for window in windows:
-                        await self._taken([window], [])
+                await self._send(windows)
             except grpc.aio.AioRpcError as error:
                 return self._upward.failed(error)
             remove(paths)
@@ -69,25 +67,33 @@ class UsageSender:
         outcomes = self._checks.unsent(tenant, MAX_OUTCOMES)
         if not outcomes:
             return False
-        await self._taken([], [check for _, check in outcomes])
+        await self._send([check for _, check in outcomes])
         self._checks.sent(tenant, [key for key, _ in outcomes])
         return True
 
-    async def _taken(self, windows: list[pb.UsageWindow], outcomes: list[pb.SpotCheck]) -> bool:
-        """False: the control plane will never take it. Raises grpc.aio.AioRpcError."""
-        request = pb.ReportUsageRequest(sidecar=self._upward.sidecar, windows=windows, outcomes=outcomes)
+    async def _send(self, items: Sequence[pb.UsageWindow | pb.SpotCheck]) -> None:
+        """Raises grpc.aio.AioRpcError where trying again may help. Of what is refused only what is at fault is dropped: these are
+        statistics, and better some are missing than all that come after wait for ever."""
+        if not items:
+            return
+        request = pb.ReportUsageRequest(
+            sidecar=self._upward.sidecar,
+            windows=[item for item in items if isinstance(item, pb.UsageWindow)],
+            outcomes=[item for item in items if isinstance(item, pb.SpotCheck)],
+        )
         try:
             await self._upward.call(REPORT_USAGE, request, pb.ReportUsageResponse)
         except grpc.aio.AioRpcError as error:
             if error.code() not in _HOPELESS:
                 raise
-            if len(windows) <= 1:
-                # Statistics: better some are missing than all that come after wait for ever.
-                _log.error(
-                    "usage: %d windows and %d outcomes are dropped: %s", len(windows), len(outcomes), error.details()
-                )
-            return False
-        return True
+            # Outcomes are sent by tenant: one that is refused is refused with all of them.
+            refused = error.code() is grpc.StatusCode.PERMISSION_DENIED and isinstance(items[0], pb.SpotCheck)
+            if len(items) > 1 and not refused:
+                half = len(items) // 2
+                await self._send(items[:half])
+                await self._send(items[half:])
+            else:
+                _log.error("usage: %d x %s dropped: %s", len(items), items[0].DESCRIPTOR.name, error.details())
 
     def _windows(self) -> tuple[list[Path], list[pb.UsageWindow]]:
         """The oldest windows that fit into one message, and files that are dealt with once they are sent."""

@@ -10,8 +10,10 @@ import csv
 import errno
 import gzip
 import io
+import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,6 +45,7 @@ INDEX: Final = "index"
 _UNKNOWN = frozenset({"", "-", "nan", "NaN", "None"})
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _MAX_ASN = 2**32 - 1
+_BAD_PACKING = (EOFError, gzip.BadGzipFile, zlib.error)
 _COUNTRY = re.compile(r"[A-Z]{2}")
 
 
@@ -92,6 +95,8 @@ class LoginReader:
             header = next(self._rows, None)
         except (csv.Error, UnicodeDecodeError) as error:
             raise RbaError(1, "", f"is not CSV in UTF-8: {error}") from None
+        except _BAD_PACKING as error:
+            raise RbaError(1, "", f"is not packed as its name says, or damaged: {error}") from None
         if header is None:
             raise RbaError(0, "", "is empty; its first line must name the columns")
         missing = [column for column in COLUMNS if column not in header]
@@ -109,7 +114,7 @@ class LoginReader:
                 row = next(self._rows, None)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise RbaError(self._rows.line_num, "", str(error)) from None
-            except (EOFError, gzip.BadGzipFile) as error:
+            except _BAD_PACKING as error:
                 raise RbaError(self._rows.line_num, "", f"ends within compressed data: {error}") from None
             if row is None:
                 return
@@ -162,9 +167,12 @@ def _number(line: int, column: str, text: str) -> float | None:
     if text in _UNKNOWN:
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise RbaError(line, column, f"{text!r} is not a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise RbaError(line, column, f"{text!r} is not a number")
+    return number
 
 
 def _country(line: int, text: str) -> str:

@@ -120,6 +120,8 @@ class Collector:
         self._hour = -1
         self._hashes: LRUCache[tuple[bytes, bytes], bytes] = LRUCache(_HASHES)
         self._seen: dict[tuple[str, bytes], HeavyHitters[bytes, _Fingerprint]] = {}
+        # Fingerprints of the window that is being written. What it has no room for waits for the next.
+        self._told: list[_Fingerprint] = []
         self._log_at = 0.0
 
     def note(self, recorded: Iterable[Recorded]) -> None:
@@ -172,11 +174,11 @@ class Collector:
         self._number = window.number
         self._began_at = self._clock.wall()
         self._tenants.clear()
-        for heavy in self._seen.values():
-            for _, _, seen in heavy.items():
-                seen.changed = False
+        for seen in self._told:
+            seen.changed = False
 
     def _window(self) -> report_pb2.UsageWindow | None:
+        self._told.clear()
         with self._lock:
             lost, self._lost = self._lost, 0
         names = {*self._tenants, *(tenant for tenant, _ in self._seen)}
@@ -209,6 +211,7 @@ class Collector:
                 break
             if seen.changed and seen.subjects.estimate() >= _SEVERAL:
                 use = told.fingerprints.add(fingerprint=fingerprint, subjects=seen.subjects.to_bytes())
+                self._told.append(seen)
                 for subject, device in seen.devices:
                     use.devices.add(subject=subject, device=device)
         if told.fingerprints:

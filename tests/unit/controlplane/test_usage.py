@@ -195,6 +195,63 @@ def test_two_replicas_suspend_a_class_once(server: AdminServer) -> None:
     assert state(server).trips == 1
 
 
+def test_a_sidecar_whose_clock_is_ahead_does_not_count_in_the_future(server: AdminServer) -> None:
+    """What lay there would be in every window that is looked at, and never be forgotten."""
+    ahead = time.time() + 40 * 86400.0
+    late = window(
+        decisions={"ALLOW": 1}, grants=[used("g1", 1, ahead)], draws=[check(1)], **seen(["a", "b"], ("alice", "phone"))
+    )
+    late.end_time.CopyFrom(stamp(ahead))
+    late.tenants[0].draws[0].draw_time.CopyFrom(stamp(ahead))
+    told = check(2, FAILED)
+    told.draw_time.CopyFrom(stamp(ahead))
+    report(server, late, outcomes=[told])
+    usage = server.store.usage
+    assert server.run(usage.counts("acme", time.time() + 3600)) == {}
+    assert server.run(usage.last_used("acme"))["g1"] <= time.time()
+    assert server.run(usage.checks("acme", "default", time.time() + 1)).draws == 0
+    assert server.run(usage.checks("acme", "default", time.time() - 3600)).draws == 2
+    server.run(usage.forget(time.time() + 3600, time.time() + 3600))
+    assert server.run(usage.counts("acme", 0.0)) == {}
+    assert server.run(usage.checks("acme", "default", 0.0)).draws == 0
+
+
+def test_a_device_that_was_not_seen_lately_is_no_suspect(server: AdminServer) -> None:
+    """Who had the fingerprint long ago has nothing to do with who has it today."""
+    old = window(**seen(["a", "b"], ("alice", "phone")))
+    old.end_time.CopyFrom(stamp(time.time() - 3 * 86400.0))
+    report(server, old, sidecar="pod-0")
+    spread(server, ("bob", "tablet"))
+    server.run(find_shared(server.store, "acme", LIMITS))
+    (finding,) = found(server)
+    assert [(pair.subject, pair.device) for pair in finding.devices] == [("bob", "tablet")]
+    assert not subject(server).suspects
+
+
+def test_however_many_devices_are_known_a_known_one_is_seen_anew(server: AdminServer) -> None:
+    long_ago = stamp(time.time() - 3 * 86400.0)
+    for number in range(1, 18):
+        pairs = [(f"s{number}-{each}", "d") for each in range(16)]
+        old = window(number, **seen(["a", "b"], *pairs))
+        old.end_time.CopyFrom(long_ago)
+        report(server, old, sidecar="pod-0")
+    spread(server, ("s1-0", "d"), ("s17-0", "d"))
+    (shared,) = server.run(server.store.usage.shared("acme", time.time() - 86400.0)).values()
+    assert list(shared.devices) == [("s1-0", "d")]
+
+
+def test_fingerprints_are_forgotten_before_the_rest(server: AdminServer) -> None:
+    old = window(decisions={"ALLOW": 1}, **seen(["a", "b"], ("alice", "phone")))
+    old.end_time.CopyFrom(stamp(time.time() - 3 * 86400.0))
+    report(server, old)
+    report(server, old, sidecar="pod-2")
+    usage = server.store.usage
+    assert server.run(usage.shared("acme", 0.0))
+    server.run(usage.forget(time.time() - 91 * 86400.0, time.time() - 2 * 86400.0))
+    assert server.run(usage.shared("acme", 0.0)) == {}
+    assert server.run(usage.counts("acme", 0.0)) == {("decision", "ALLOW"): 2}
+
+
 def spread(server: AdminServer, *devices: tuple[str, str]) -> None:
     report(server, window(**seen((f"a{number}" for number in range(12)), *devices)), sidecar="pod-1")
     report(server, window(**seen(f"b{number}" for number in range(12))), sidecar="pod-2")

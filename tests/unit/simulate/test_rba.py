@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
         (table(ROW | {"Round-Trip Time [ms]": "fast"}), "line 2: Round-Trip Time [ms]: 'fast' is not a number"),
         (table(ROW | {"Country": "Norway"}), "line 2: Country: 'Norway' is not an ISO 3166-1 alpha-2 code"),
         (table(ROW | {"ASN": "-1"}), "line 2: ASN: '-1' is not an AS number"),
-        (table(ROW | {"ASN": "inf"}), "line 2: ASN: 'inf' is not an AS number"),
+        (table(ROW | {"ASN": "inf"}), "line 2: ASN: 'inf' is not a number"),
         (table(ROW | {"Login Successful": "yes"}), "line 2: Login Successful: 'yes' is neither True nor False"),
         (table(ROW) + b'"one","two"\n', "line 3: has 2 fields, the header has 15"),
         (table(ROW) + b'"one\n', "line 3: unexpected end of data"),
@@ -115,6 +116,25 @@ def test_a_packed_file_that_ends_too_early_is_refused(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(table(*[ROW] * 2000))[:-20])
     with open_binary(path) as (content, _), pytest.raises(RbaError, match="ends within compressed data"):
         list(LoginReader(content))
+
+
+@pytest.mark.parametrize(
+    ("cut", "place"), [(lambda packed: packed[:12], "line 1"), (lambda packed: b"plain", "line 1"), (None, "line ")]
+)
+def test_a_damaged_packed_file_is_refused(tmp_path: Path, cut: Callable[[bytes], bytes] | None, place: str) -> None:
+    packed = gzip.compress(table(*[ROW | {"User ID": str(number)} for number in range(2000)]))
+    if cut is None:
+        packed = packed[:2000] + bytes(64) + packed[2064:]
+    path = tmp_path / "logins.csv.gz"
+    path.write_bytes(packed if cut is None else cut(packed))
+    with open_binary(path) as (content, _), pytest.raises(RbaError, match=place):
+        list(LoginReader(content))
+
+
+@pytest.mark.parametrize(("column", "text"), [("Round-Trip Time [ms]", "inf"), ("ASN", "1e999"), ("ASN", "NAN")])
+def test_what_is_no_finite_number_is_refused(column: str, text: str) -> None:
+    with pytest.raises(RbaError, match=f"{text}' is not a"):
+        read(table(ROW | {column: text}))
 
 
 def test_an_unfinished_file_leaves_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sidecar.clock import Clock
 from sidecar.guard.reports import Report
 from sidecar.usage import collector as module
 from sidecar.usage.checks import Checks
-from sidecar.usage.collector import Collector, Recorded, fingerprint_hash, spot_check_message
+from sidecar.usage.collector import MAX_FINGERPRINTS, Collector, Recorded, fingerprint_hash, spot_check_message
 from sidecar.usage.windows import MAX_FILES, read_window, remove, waiting, write_window
 
 CHAIN = "w0-0192f3c4a1b2"
@@ -190,6 +190,19 @@ def test_who_is_seen_one_after_the_other_is_told_together(counting: Counting) ->
     # What has not changed is not told again.
     counting.collector.note([recorded()])
     assert not counting.window().fingerprints
+
+
+def test_what_a_window_has_no_room_for_is_told_by_the_next(counting: Counting) -> None:
+    """Or whoever shows enough fingerprints of their own hides another."""
+    names = [f"c{number}" for number in range(MAX_FINGERPRINTS + 1)]
+    counting.collector.note(
+        [recorded(subject=who, fingerprint={"canvas": name}) for name in names for who in ("alice", "bob")]
+    )
+    first = {use.fingerprint for use in counting.window().fingerprints}
+    assert len(first) == MAX_FINGERPRINTS
+    counting.collector.note([recorded()])
+    (last,) = counting.window().fingerprints
+    assert last.fingerprint not in first
 
 
 def test_without_a_tenant_key_no_fingerprint_is_told(counting: Counting) -> None:
