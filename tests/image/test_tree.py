@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65532
-# Measured 114 and 154 MiB. Whoever adds a dependency that makes an image much larger shall notice.
+# Measured 115 and 178 MiB. Whoever adds a dependency that makes an image much larger shall notice.
 MOST_MIB = {"sidecar": 150, "controlplane": 220}
 
 
@@ -165,7 +165,8 @@ import importlib, json, pkgutil, sys
 failed = []
 for name in sys.argv[1].split(","):
     for module in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
-        if module.name.startswith("sidecar.simulate"):
+        # What only Alembic runs, and finds its own context in.
+        if module.name == "controlplane.store.migrations.env":
             continue
         try:
             importlib.import_module(module.name)
