@@ -136,7 +136,9 @@ class Plane:
                 code = error.code()
                 if code is grpc.StatusCode.NOT_FOUND:
                     raise KeyError(request) from None
-                if code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                # On a busy machine a restart takes longer than a call waits.
+                again = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if not again or time.monotonic() > deadline:
                     raise
 
 
