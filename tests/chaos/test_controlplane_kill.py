@@ -116,8 +116,8 @@ def _survive(tmp_path: Path, *, kills: int, devices: int, seed: int | None = Non
         _check_acknowledged(plane, operators, importer)
         assert service.problems == []
         assert misused_grants(service.answers, operators.lives) == []
-        # Callers do not notice: answers go on while there is no control plane, however busy the machine.
-        assert longest_s < max(3.0, *starts_s)
+        # Callers do not notice: answers go on while there is no control plane, which is for at least this long each time.
+        assert longest_s < max(1.0, min(starts_s))
         assert [said for at, said in service.refusals if at > calm] == []
         assert importer.cut_off > 0
 
